@@ -1,0 +1,7 @@
+# Copyright 2026 The qt_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Policies: what turns observations into actions, behind one protocol."""
+
+from qt_core.policies.policy import Decision, Policy
+
+__all__ = ['Decision', 'Policy']
