@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any
 
 import yaml
+
+from qt_core.configuration import ConfigurationError, build, plain, require
 
 COMMAND_TYPES = ('joint_trajectory', 'multi_array', 'joint_state')
 ACTION_MODES = ('delta', 'absolute', 'velocity')
@@ -20,7 +21,7 @@ MAX_IMAGE_SIDE = 4096
 MAX_BINS = 4096
 
 
-class ContractError(ValueError):
+class ContractError(ConfigurationError):
     """A contract that cannot be used, and what to change in it."""
 
 
@@ -178,19 +179,19 @@ class RobotContract:
             line = ' '.join(str(error).split())
             raise ContractError(f'{source}: not YAML ({line})') from error
         try:
-            contract: RobotContract = _build(cls, content, '')
-        except ContractError as error:
+            contract = build(cls, content)
+        except ConfigurationError as error:
             raise ContractError(f'{source}: {error}') from None
         return contract
 
     def to_text(self) -> str:
         """Write the contract as YAML; `from_text` gives back an equal contract."""
-        return yaml.safe_dump(_plain(self), sort_keys=False, default_flow_style=None, width=99)
+        return yaml.safe_dump(plain(self), sort_keys=False, default_flow_style=None, width=99)
 
 
 def differing_fields(ours: RobotContract, theirs: RobotContract) -> list[str]:
     """List each field that differs as `path: ours != theirs`; empty when they are equal."""
-    return _differences(_plain(ours), _plain(theirs), '')
+    return _differences(plain(ours), plain(theirs), '')
 
 
 def require_same(
@@ -207,14 +208,6 @@ def require_same(
             f'{theirs_name} was made under another contract than {ours_name}: '
             + '; '.join(differences)
         )
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return value
 
 
 def _differences(ours: Any, theirs: Any, path: str) -> list[str]:
@@ -238,67 +231,20 @@ def _differences(ours: Any, theirs: Any, path: str) -> list[str]:
     return [] if ours == theirs else [f'{path}: {ours!r} != {theirs!r}']
 
 
-_Built = TypeVar('_Built')
-
-
-def _build(kind: type[_Built], content: Any, path: str) -> _Built:
-    """Turn plain YAML content into the dataclass `kind`, naming the field of every complaint."""
-    where = path or 'the contract'
-    if not isinstance(content, dict):
-        raise ContractError(f'{where} is {content!r}, expected a mapping of fields')
-    hints = get_type_hints(kind)
-    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    for key in content:
-        if key not in fields:
-            raise ContractError(
-                f"{path + '.' if path else ''}{key} is not a field; allowed: {', '.join(fields)}"
-            )
-    values = {}
-    for name, f in fields.items():
-        inner = f'{path}.{name}'.lstrip('.')
-        if name in content:
-            values[name] = _convert(hints[name], content[name], inner)
-        elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
-            raise ContractError(f'{inner} is missing')
-    return kind(**values)
-
-
-def _convert(hint: Any, value: Any, path: str) -> Any:
-    if get_origin(hint) is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise ContractError(f'{path} is {value!r}, expected a list')
-        inner = get_args(hint)[0]
-        return tuple(_convert(inner, item, f'{path}[{i}]') for i, item in enumerate(value))
-    if dataclasses.is_dataclass(hint):
-        return _build(hint, value, path)  # type: ignore[arg-type]
-    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    if hint is int and isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if hint in (str, bool) and isinstance(value, hint):
-        return value
-    raise ContractError(f'{path} is {value!r}, expected {hint.__name__}')
-
-
-def _require(condition: bool, path: str, value: object, allowed: str) -> None:
-    if not condition:
-        raise ContractError(f'{path} is {value!r}, expected {allowed}')
-
-
 def _validate(contract: RobotContract) -> None:
     state, action, safety = contract.state, contract.action, contract.safety
-    _require(bool(contract.name), 'name', contract.name, 'a name')
-    _require(0 < contract.rate <= 1000, 'rate', contract.rate, '0 < rate <= 1000 Hz')
-    _require(bool(contract.cameras), 'cameras', [], 'at least one camera')
+    require(bool(contract.name), 'name', contract.name, 'a name')
+    require(0 < contract.rate <= 1000, 'rate', contract.rate, '0 < rate <= 1000 Hz')
+    require(bool(contract.cameras), 'cameras', [], 'at least one camera')
     names = [camera.name for camera in contract.cameras]
     for index, camera in enumerate(contract.cameras):
         path = f'cameras[{index}]'
-        _require(camera.name.isidentifier(), f'{path}.name', camera.name, 'an identifier')
-        _require(names.count(camera.name) == 1, f'{path}.name', camera.name, 'a unique name')
-        _require(camera.type in IMAGE_TYPES, f'{path}.type', camera.type, ' or '.join(IMAGE_TYPES))
+        require(camera.name.isidentifier(), f'{path}.name', camera.name, 'an identifier')
+        require(names.count(camera.name) == 1, f'{path}.name', camera.name, 'a unique name')
+        require(camera.type in IMAGE_TYPES, f'{path}.type', camera.type, ' or '.join(IMAGE_TYPES))
         for side in ('height', 'width'):
             pixels = getattr(camera, side)
-            _require(
+            require(
                 1 <= pixels <= MAX_IMAGE_SIDE, f'{path}.{side}', pixels, f'1..{MAX_IMAGE_SIDE}'
             )
         _require_positive(camera.max_age, f'{path}.max_age')
@@ -308,9 +254,9 @@ def _validate(contract: RobotContract) -> None:
     _require_topic(action.topic, 'action.topic')
     _require_positive(state.max_age, 'state.max_age')
     _require_positive(safety.watchdog, 'safety.watchdog')
-    _require(bool(state.joints), 'state.joints', [], 'at least one joint')
+    require(bool(state.joints), 'state.joints', [], 'at least one joint')
     _require_unique(state.joints, 'state.joints')
-    _require(bool(action.joints), 'action.joints', [], 'at least one joint')
+    require(bool(action.joints), 'action.joints', [], 'at least one joint')
     _require_unique(action.joints, 'action.joints')
     for joint in action.joints:
         if joint not in state.joints:
@@ -318,15 +264,15 @@ def _validate(contract: RobotContract) -> None:
                 f"action.joints names '{joint}', which is not in state.joints "
                 f'({", ".join(state.joints)})'
             )
-    _require(action.type in COMMAND_TYPES, 'action.type', action.type, ' or '.join(COMMAND_TYPES))
-    _require(action.mode in ACTION_MODES, 'action.mode', action.mode, ' or '.join(ACTION_MODES))
-    _require(
+    require(action.type in COMMAND_TYPES, 'action.type', action.type, ' or '.join(COMMAND_TYPES))
+    require(action.mode in ACTION_MODES, 'action.mode', action.mode, ' or '.join(ACTION_MODES))
+    require(
         action.companding in COMPANDINGS,
         'action.companding',
         action.companding,
         ' or '.join(COMPANDINGS),
     )
-    _require(2 <= action.bins <= MAX_BINS, 'action.bins', action.bins, f'2..{MAX_BINS}')
+    require(2 <= action.bins <= MAX_BINS, 'action.bins', action.bins, f'2..{MAX_BINS}')
     _require_range(state.low, state.high, len(state.joints), 'state.low', 'state.high')
     _require_range(action.low, action.high, len(action.joints), 'action.low', 'action.high')
     _require_range(
@@ -342,21 +288,21 @@ def _validate(contract: RobotContract) -> None:
 
 
 def _require_positive(value: float, path: str) -> None:
-    _require(math.isfinite(value) and value > 0, path, value, 'a positive number')
+    require(math.isfinite(value) and value > 0, path, value, 'a positive number')
 
 
 def _require_topic(topic: str, path: str) -> None:
     relative = bool(topic) and not topic.startswith(('/', '~')) and ' ' not in topic
-    _require(relative, path, topic, "a relative topic name, like 'camera/image_raw'")
+    require(relative, path, topic, "a relative topic name, like 'camera/image_raw'")
 
 
 def _require_unique(joints: tuple[str, ...], path: str) -> None:
     for joint in joints:
-        _require(bool(joint) and joints.count(joint) == 1, path, joint, 'each joint named once')
+        require(bool(joint) and joints.count(joint) == 1, path, joint, 'each joint named once')
 
 
 def _require_length(values: tuple[float, ...], length: int, path: str) -> None:
-    _require(len(values) == length, path, list(values), f'{length} numbers, one per joint')
+    require(len(values) == length, path, list(values), f'{length} numbers, one per joint')
 
 
 def _require_range(
@@ -365,6 +311,6 @@ def _require_range(
     _require_length(low, length, low_path)
     _require_length(high, length, high_path)
     for index, (a, b) in enumerate(zip(low, high, strict=True)):
-        _require(math.isfinite(a), f'{low_path}[{index}]', a, 'a finite number')
-        _require(math.isfinite(b), f'{high_path}[{index}]', b, 'a finite number')
-        _require(a < b, f'{low_path}[{index}]', a, f'less than {high_path}[{index}], which is {b}')
+        require(math.isfinite(a), f'{low_path}[{index}]', a, 'a finite number')
+        require(math.isfinite(b), f'{high_path}[{index}]', b, 'a finite number')
+        require(a < b, f'{low_path}[{index}]', a, f'less than {high_path}[{index}], which is {b}')

@@ -1,0 +1,109 @@
+# Copyright 2026 The qt_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""A scripted expert for the tabletop arm, as imperfect as one asks it to be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qt_core.contract import RobotContract
+
+# Lengths of config/robots/tabletop_arm.urdf, m.
+SHOULDER_HEIGHT = 0.13
+UPPER_ARM = 0.28
+FOREARM = 0.26
+HAND = 0.14  # wrist_1 to fingertips
+HOVER_HEIGHT = 0.06  # above the block's top while not yet over it
+ABOVE = 0.035  # horizontal distance that counts as over the block
+BLOCK_SIZE = 0.06
+GAIN = 0.7  # share of the remaining joint error removed per step
+
+
+class Demonstrator:
+    """Touches the named block from above: over it first, then down.
+
+    Args:
+        contract: The arm's contract; `delta` mode.
+        noise: Between 0 (no mistake) and 1. The person aims at another block with probability
+            noise/5, else up to 12 cm beside the block with probability noise/3, and each step
+            begins a slip, one to three steps of a random motion, with probability noise/4.
+        seed: Seed of the mistakes.
+    """
+
+    def __init__(self, contract: RobotContract, *, noise: float = 0.0, seed: int = 0) -> None:
+        if contract.action.mode != 'delta':
+            raise ValueError(f'action.mode is {contract.action.mode!r}, expected delta')
+        self.contract = contract
+        self.noise = noise
+        self.low = np.array(contract.action.low)
+        self.high = np.array(contract.action.high)
+        self.reset_seed(seed)
+
+    def reset_seed(self, seed: int) -> None:
+        """Start a new sequence of mistakes."""
+        self.random = np.random.default_rng(seed)
+
+    def reset(self, instruction: str, blocks: Mapping[str, NDArray[Any]], seed: int) -> None:
+        """Aim at the block whose colour the sentence names.
+
+        Raises:
+            ValueError: The sentence names none of the blocks.
+        """
+        words = instruction.lower().replace('.', ' ').split()
+        named = [colour for colour in blocks if colour in words]
+        if not named:
+            raise ValueError(f"instruction '{instruction}' names none of {', '.join(blocks)}")
+        self.reset_seed(seed)
+        self.aim = np.array(blocks[named[0]], np.float64)
+        if self.random.random() < self.noise / 5:
+            self.aim[:] = blocks[str(self.random.choice([c for c in blocks if c != named[0]]))]
+        elif self.random.random() < self.noise / 3:
+            self.aim[:2] += self.random.uniform(-0.12, 0.12, 2)
+        self.slip_steps = 0
+
+    def act(self, state: NDArray[Any]) -> NDArray[np.float64]:
+        """Choose the next joint deltas (N,) in state (S,), rad."""
+        if self.slip_steps == 0 and self.random.random() < self.noise / 4:
+            self.slip_steps = int(self.random.integers(1, 4))
+            self.slip = self.random.uniform(self.low, self.high)
+            self.slip[-1] = 0.0
+        if self.slip_steps > 0:
+            self.slip_steps -= 1
+            return self.slip
+        top = self.aim[2] + BLOCK_SIZE / 2
+        tip = fingertip(state)
+        over = np.hypot(*(tip[:2] - self.aim[:2])) < ABOVE
+        height = top - 0.02 if over else top + HOVER_HEIGHT
+        goal = joint_pose(np.array([self.aim[0], self.aim[1], height]))
+        return np.clip(GAIN * (goal - np.asarray(state, np.float64)), self.low, self.high)
+
+
+def joint_pose(tip: NDArray[Any]) -> NDArray[np.float64]:
+    """Solve for joint positions (7,) with the fingertips at `tip` (3,) m, pointing straight down.
+
+    Points out of reach are answered with the nearest stretched or folded pose.
+    """
+    radius = float(np.hypot(tip[0], tip[1]))
+    height = float(tip[2]) + HAND - SHOULDER_HEIGHT
+    distance = np.clip(np.hypot(radius, height), abs(UPPER_ARM - FOREARM), UPPER_ARM + FOREARM)
+    cosine = (distance**2 - UPPER_ARM**2 - FOREARM**2) / (2 * UPPER_ARM * FOREARM)
+    elbow = np.arccos(np.clip(cosine, -1, 1))
+    lift = np.arctan2(radius, height) - np.arctan2(
+        FOREARM * np.sin(elbow), UPPER_ARM + FOREARM * np.cos(elbow)
+    )
+    pan = np.arctan2(tip[1], tip[0])
+    return np.array([pan, lift, elbow, np.pi - lift - elbow, 0.0, 0.0, 0.0])
+
+
+def fingertip(state: NDArray[Any]) -> NDArray[np.float64]:
+    """Locate the fingertips (3,) m for joint positions (7,), wrist_2 taken as small."""
+    pan, lift, elbow, wrist = (float(x) for x in state[:4])
+    bends = np.cumsum([lift, elbow, wrist])
+    lengths = np.array([UPPER_ARM, FOREARM, HAND])
+    radius = float(lengths @ np.sin(bends))
+    height = SHOULDER_HEIGHT + float(lengths @ np.cos(bends))
+    return np.array([radius * np.cos(pan), radius * np.sin(pan), height])

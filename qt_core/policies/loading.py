@@ -1,0 +1,32 @@
+# Copyright 2026 The qt_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoint -> policy, by the checkpoint alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from qt_core.learning.checkpoint import CheckpointError, load_checkpoint
+from qt_core.policies.policy import Policy
+from qt_core.policies.q_transformer import QTransformerPolicy
+
+
+def load_policy(checkpoint: str | Path, device: str = 'auto') -> Policy:
+    """Load the policy in a checkpoint folder.
+
+    Args:
+        checkpoint: The folder.
+        device: A torch device, or `auto`: a GPU when there is one.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be used, or the device does not exist.
+    """
+    name = ('cuda' if torch.cuda.is_available() else 'cpu') if device == 'auto' else device
+    try:
+        chosen = torch.device(name)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise CheckpointError(f'device {device!r} cannot be used ({error})') from error
+    return QTransformerPolicy(load_checkpoint(checkpoint, chosen), chosen)

@@ -1,0 +1,16 @@
+# Copyright 2026 The qt_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Replay folders: recorded episodes as a learner wants them, memory-mapped."""
+
+from qt_core.replay.folder import ReplayError, ReplayFolder
+from qt_core.replay.windows import WindowBatch, WindowSampler
+from qt_core.replay.writer import ReplayEpisode, ReplayWriter
+
+__all__ = [
+    'ReplayEpisode',
+    'ReplayError',
+    'ReplayFolder',
+    'ReplayWriter',
+    'WindowBatch',
+    'WindowSampler',
+]

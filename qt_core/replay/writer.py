@@ -1,0 +1,222 @@
+# Copyright 2026 The qt_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Write a replay folder, whole shards of whole episodes at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qt_core.contract import RobotContract
+from qt_core.replay.folder import FORMAT, VERSION, ReplayError
+
+Embed = Callable[[Sequence[str]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayEpisode:
+    """One episode of T actions between T + 1 observations.
+
+    Attributes:
+        images: Camera name to (T+1, H, W, 3) uint8 RGB.
+        state: (T+1, S) float32.
+        action: (T, N) float32, in the contract's units.
+        bins: (T, N) bins of `action`.
+        reward: (T,) float32, reward of each action.
+        terminal: The task ended with the last action, in success or failure.
+        timeout: The episode was cut off after the last action.
+        instruction: The sentence.
+        source: Where the episode came from, such as a bag's name.
+        source_hash: Hash of that source's content.
+    """
+
+    images: Mapping[str, NDArray[np.uint8]]
+    state: NDArray[np.float32]
+    action: NDArray[np.float32]
+    bins: NDArray[np.int64]
+    reward: NDArray[np.float32]
+    terminal: bool
+    timeout: bool
+    instruction: str
+    source: str = ''
+    source_hash: str = ''
+
+
+class ReplayWriter:
+    """Writes a new replay folder; used as a context manager.
+
+    Everything is written to `<folder>.partial`, which becomes `folder` on `close`; an exception in
+    between leaves nothing behind.
+
+    Args:
+        folder: Must not exist, or be empty.
+        contract: The contract of every episode.
+        embed: Sentences to embeddings (n, E); called once, on close.
+        shard_steps: A shard is closed when it holds at least this many actions.
+
+    Raises:
+        ReplayError: `folder` exists and is not empty.
+    """
+
+    def __init__(
+        self, folder: Path, contract: RobotContract, embed: Embed, *, shard_steps: int = 4096
+    ) -> None:
+        self.folder = Path(folder)
+        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+            raise ReplayError(f'{self.folder} exists and is not empty; choose a new --out')
+        self.contract = contract
+        self.shard_steps = shard_steps
+        self._embed = embed
+        self._partial = self.folder.with_name(self.folder.name + '.partial')
+        shutil.rmtree(self._partial, ignore_errors=True)
+        (self._partial / 'shards').mkdir(parents=True)
+        self._pending: list[ReplayEpisode] = []
+        self._pending_steps = 0
+        self._shards: list[dict[str, int]] = []
+        self._episodes: list[dict[str, Any]] = []
+        self._instructions: dict[str, int] = {}
+
+    def __enter__(self) -> ReplayWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            shutil.rmtree(self._partial, ignore_errors=True)
+
+    def add(self, episode: ReplayEpisode) -> None:
+        """Append an episode.
+
+        Raises:
+            ReplayError: Its arrays do not fit each other or the contract.
+        """
+        _check(episode, self.contract)
+        self._pending.append(episode)
+        self._pending_steps += len(episode.action)
+        if self._pending_steps >= self.shard_steps:
+            self._write_shard()
+
+    def close(self) -> None:
+        """Write what is pending and put the folder in its place.
+
+        Raises:
+            ReplayError: No episode was added.
+        """
+        if self._pending:
+            self._write_shard()
+        if not self._episodes:
+            shutil.rmtree(self._partial, ignore_errors=True)
+            raise ReplayError(f'{self.folder}: no episode to write')
+        embeddings = np.asarray(self._embed(list(self._instructions)), np.float32)
+        np.save(self._partial / 'embeddings.npy', embeddings, allow_pickle=False)
+        meta = {
+            'format': FORMAT,
+            'version': VERSION,
+            'contract': self.contract.to_text(),
+            'steps': sum(e['steps'] for e in self._episodes),
+            'successes': sum(e['return'] > 0 for e in self._episodes),
+            'instructions': list(self._instructions),
+            'shards': self._shards,
+            'episodes': self._episodes,
+        }
+        (self._partial / 'meta.json').write_text(json.dumps(meta, indent=1), encoding='utf-8')
+        if self.folder.exists():
+            self.folder.rmdir()
+        os.replace(self._partial, self.folder)
+
+    def _write_shard(self) -> None:
+        index = len(self._shards)
+        shard = self._partial / 'shards' / f'{index:06d}'
+        shard.mkdir()
+        fields: dict[str, list[NDArray[Any]]] = {}
+        start = 0
+        for episode in self._pending:
+            rows = len(episode.state)
+            for name, values in _rows(episode, self._number(episode.instruction)).items():
+                fields.setdefault(name, []).append(values)
+            self._episodes.append(
+                {
+                    'shard': index,
+                    'start': start,
+                    'steps': rows - 1,
+                    'return': float(episode.reward.sum()),
+                    'instruction': self._number(episode.instruction),
+                    'source': episode.source,
+                    'source_hash': episode.source_hash,
+                }
+            )
+            start += rows
+        for name, parts in fields.items():
+            np.save(shard / f'{name}.npy', np.concatenate(parts), allow_pickle=False)
+        self._shards.append({'rows': start})
+        self._pending, self._pending_steps = [], 0
+
+    def _number(self, instruction: str) -> int:
+        return self._instructions.setdefault(instruction, len(self._instructions))
+
+
+def _rows(episode: ReplayEpisode, instruction: int) -> dict[str, NDArray[Any]]:
+    """Lay an episode out as T + 1 rows; the last, the final observation, has no action."""
+    steps = len(episode.action)
+
+    def padded(values: NDArray[Any], kind: type) -> NDArray[Any]:
+        return np.concatenate([values, np.zeros((1, *values.shape[1:]))]).astype(kind)
+
+    last = np.arange(steps) == steps - 1
+    return {
+        **{f'images_{name}': frames for name, frames in episode.images.items()},
+        'state': episode.state.astype(np.float32),
+        'action': padded(episode.action, np.float32),
+        'bins': padded(episode.bins, np.int16),
+        'reward': padded(episode.reward, np.float32),
+        'terminal': padded(last & episode.terminal, np.bool_),
+        'timeout': padded(last & episode.timeout, np.bool_),
+        'instruction': np.full(steps + 1, instruction, np.int32),
+    }
+
+
+def _check(episode: ReplayEpisode, contract: RobotContract) -> None:
+    steps = len(episode.action)
+    where = f'episode {episode.source!r}'
+    if steps == 0:
+        raise ReplayError(f'{where} has no action')
+    if episode.terminal and episode.timeout:
+        raise ReplayError(f'{where} is both terminal and timeout')
+    dimensions = contract.action.dimensions
+    expected: dict[str, tuple[NDArray[Any], tuple[int, ...]]] = {
+        'state': (episode.state, (steps + 1, len(contract.state.joints))),
+        'action': (episode.action, (steps, dimensions)),
+        'bins': (episode.bins, (steps, dimensions)),
+        'reward': (episode.reward, (steps,)),
+    }
+    for camera in contract.cameras:
+        frames = episode.images.get(camera.name)
+        if frames is None or frames.dtype != np.uint8:
+            raise ReplayError(f"{where} lacks uint8 images of camera '{camera.name}'")
+        expected[f'images[{camera.name}]'] = (
+            frames,
+            (steps + 1, camera.height, camera.width, 3),
+        )
+    for name, (values, shape) in expected.items():
+        if values.shape != shape:
+            raise ReplayError(f'{where}: {name} is {values.shape}, expected {shape}')
+    if episode.bins.min() < 0 or episode.bins.max() >= contract.action.bins:
+        raise ReplayError(f'{where}: bins are not all in 0..{contract.action.bins - 1}')
+    for name in ('state', 'action', 'reward'):
+        if not np.isfinite(expected[name][0]).all():
+            raise ReplayError(f'{where}: {name} is not finite')

@@ -1,0 +1,2 @@
+from pathlib import Path
+def share_path(p): return Path(__file__).resolve().parent.parent / p
