@@ -48,7 +48,9 @@ AREA = ((0.26, 0.44), (-0.16, 0.16))  # where blocks lie, m
 SPACING = 0.11  # least distance between block centres, m
 START = (0.30, 0.0, 0.24)  # fingertips at the start, m
 PHYSICS_STEP = 0.004  # s
-CAMERA = {'pos': (0.98, 0.0, 0.62), 'target': (0.30, 0.0, 0.03), 'fovy': 27.0}
+CAMERA_POSITION = (0.98, 0.0, 0.62)  # m
+CAMERA_TARGET = (0.30, 0.0, 0.03)  # m, the point in the middle of the image
+CAMERA_FOVY = 27.0  # degrees
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class Tabletop:
         self._block_bodies = {self.model.body(c).id: c for c in COLOURS}
         self._robot_root = self.model.body('shoulder_link').id
         self._renderers: dict[tuple[int, int], mujoco.Renderer] = {}
+        self.fovy = float(CAMERA_FOVY)  # vertical field of view, degrees
         self.outcome = 'running'
         self.time = 0.0
 
@@ -239,6 +242,20 @@ class TabletopEnvironment:
         return self._observation
 
 
+def name_another_block(sentence: str, template: str) -> str:
+    """Fill `{other}` in `template` with a colour that `sentence` does not name.
+
+    Raises:
+        ValueError: The sentence names no colour, or the template has other fields.
+    """
+    colours = list(COLOURS)
+    named = [index for index, colour in enumerate(colours) if colour in sentence.split()]
+    if not named:
+        raise ValueError(f"sentence '{sentence}' names none of {', '.join(colours)}")
+    other = colours[(named[0] + 1) % len(colours)]
+    return template.replace('{other}', other)
+
+
 def _draw_centres(random: np.random.Generator) -> list[NDArray[np.float64]]:
     low, high = np.transpose(AREA)
     while True:
@@ -271,14 +288,14 @@ def _build_model() -> Any:
         body = world.add_body(name=colour)
         body.add_freejoint(name=colour)
         body.add_geom(type=box, size=[BLOCK_SIZE / 2] * 3, rgba=[*rgb, 1], density=400)
-    position, target = np.array(CAMERA['pos']), np.array(CAMERA['target'])
+    position, target = np.array(CAMERA_POSITION), np.array(CAMERA_TARGET)
     back = (position - target) / np.linalg.norm(position - target)
     right = np.cross([0, 0, 1], back)
     right /= np.linalg.norm(right)
     axes = np.stack([right, np.cross(back, right), back], axis=1)
     quaternion = np.empty(4)
     mujoco.mju_mat2Quat(quaternion, axes.flatten())
-    world.add_camera(name='front', pos=position, quat=quaternion, fovy=CAMERA['fovy'])
+    world.add_camera(name='front', pos=position, quat=quaternion, fovy=CAMERA_FOVY)
     joints = [joint for joint in spec.joints if joint.name not in (*COLOURS, 'gripper_mirror')]
     for joint in joints:
         joint.armature = 0.05

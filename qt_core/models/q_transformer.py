@@ -119,6 +119,8 @@ class QRoboticTransformer(nn.Module):
                 vit.widths[-1], width, config.image_tokens, rows, columns
             )
         self.state_encoder = StateEncoder(len(contract.state.joints), width)
+        # Unit-length embeddings have tiny components; FiLM learns slowly from those.
+        self.text_norm = nn.LayerNorm(config.text_width, elementwise_affine=False)
         self.text_encoder = nn.Linear(config.text_width, width)
         self.tokens = len(self.cameras) * config.image_tokens + 2
         self.token_position = nn.Parameter(0.02 * torch.randn(self.tokens, width))
@@ -158,6 +160,7 @@ class QRoboticTransformer(nn.Module):
     def encode(self, images: Mapping[str, Tensor], state: Tensor, text: Tensor) -> Tensor:
         """Encode frames one by one: (B, F, M, D). A frame's tokens do not depend on other frames."""
         batch, frames = state.shape[:2]
+        text = self.text_norm(text)
         per_frame = text.repeat_interleave(frames, dim=0)
         tokens = []
         for camera in self.cameras:

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Policies: what turns observations into actions, behind one protocol."""
 
+from qt_core.policies.baselines import RandomPolicy
 from qt_core.policies.loading import load_policy
 from qt_core.policies.policy import Decision, Policy
 
-__all__ = ['Decision', 'Policy', 'load_policy']
+__all__ = ['Decision', 'Policy', 'RandomPolicy', 'load_policy']

@@ -1,0 +1,77 @@
+# Copyright 2026 The qt_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""`episode.json`: what a bag alone does not say about the episode in it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from qt_core.configuration import ConfigurationError, build
+
+FILE_NAME = 'episode.json'
+OUTCOMES = ('success', 'failure', 'unlabeled')
+ENDINGS = ('terminal', 'timeout')
+
+
+class BagError(ValueError):
+    """A bag that cannot be read or written, and why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopicCount:
+    """Messages of one topic in the bag."""
+
+    topic: str
+    messages: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeRecord:
+    """What is known about a recorded episode.
+
+    Attributes:
+        instruction: The sentence in force.
+        outcome: One of `OUTCOMES`.
+        ended_by: `terminal` when the task ended, `timeout` when the recording was cut off.
+        contract: Text of the contract it was recorded under.
+        start: Time of the first message, ns on the node clock.
+        stop: Time of the last message, ns.
+        dropped: Messages that could not be written in time; an intact episode has none.
+        counts: Messages per topic.
+    """
+
+    instruction: str
+    outcome: str
+    ended_by: str
+    contract: str
+    start: int = 0
+    stop: int = 0
+    dropped: int = 0
+    counts: tuple[TopicCount, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.outcome not in OUTCOMES:
+            raise BagError(f'outcome is {self.outcome!r}, expected {" or ".join(OUTCOMES)}')
+        if self.ended_by not in ENDINGS:
+            raise BagError(f'ended_by is {self.ended_by!r}, expected {" or ".join(ENDINGS)}')
+
+    def save(self, bag: Path) -> None:
+        """Write the record into a bag folder."""
+        text = json.dumps(asdict(self), indent=1)
+        (bag / FILE_NAME).write_text(text, encoding='utf-8')
+
+    @classmethod
+    def load(cls, bag: Path) -> EpisodeRecord:
+        """Read the record of a bag folder.
+
+        Raises:
+            BagError: There is none, or it is damaged.
+        """
+        try:
+            content = json.loads((bag / FILE_NAME).read_text(encoding='utf-8'))
+            return build(cls, content)
+        except (OSError, ValueError, ConfigurationError) as error:
+            line = ' '.join(str(error).split())
+            raise BagError(f'{bag}: {FILE_NAME} cannot be read ({line})') from error

@@ -1,0 +1,48 @@
+# Copyright 2026 The qt_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""`qt-ros convert`: bags -> replay folder. Needs no ROS."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the subcommand to the `qt-ros` command."""
+    parser = subparsers.add_parser('convert', help='turn bags into a replay folder')
+    parser.add_argument('bags', nargs='+', type=Path, help='bags, or folders of bags')
+    parser.add_argument('--out', type=Path, required=True, help='replay folder to write')
+    parser.add_argument('--contract', type=Path, help='refuse bags made under another contract')
+    parser.add_argument('--workers', type=int, default=1, help='processes')
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the subcommand."""
+    from rich.progress import Progress
+
+    from qt_core.contract import RobotContract
+    from qt_core.instruction import SentenceEncoder
+    from qt_ros.bags import find_bags
+    from qt_ros.bags.converter import convert
+
+    contract = RobotContract.load(arguments.contract) if arguments.contract else None
+    bags = find_bags(arguments.bags)
+    with Progress() as progress:
+        task = progress.add_task('converting', total=len(bags))
+        report = convert(
+            bags,
+            arguments.out,
+            SentenceEncoder().embed,
+            contract=contract,
+            workers=arguments.workers,
+            progress=lambda: progress.advance(task),
+        )
+    print(f'{arguments.out}: {report.episodes} episodes, {report.steps} steps', end='')
+    print(f', {report.stale} stale ticks left out' if report.stale else '')
+    for failure in report.failures:
+        print(f'qt-ros: {failure}', file=sys.stderr)
+    return 1 if report.failures else 0

@@ -1,0 +1,103 @@
+# Copyright 2026 The qt_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What every node of this package shares: parameters, QoS, start and end of the process."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import rclpy
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
+from std_msgs.msg import String
+
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+COMMAND = QoSProfile(depth=1)
+SENSOR = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter: its name, default, what it means, and the range of a number."""
+
+    name: str
+    default: Any
+    description: str
+    low: float | None = None
+    high: float | None = None
+    read_only: bool = True
+
+
+def declare(node: Node, parameters: Sequence[Parameter]) -> None:
+    """Declare parameters with descriptions and ranges."""
+    for parameter in parameters:
+        descriptor = ParameterDescriptor(
+            description=parameter.description, read_only=parameter.read_only
+        )
+        if parameter.low is not None and parameter.high is not None:
+            if isinstance(parameter.default, int):
+                low, high = int(parameter.low), int(parameter.high)
+                descriptor.integer_range = [IntegerRange(from_value=low, to_value=high)]
+            else:
+                low_, high_ = float(parameter.low), float(parameter.high)
+                descriptor.floating_point_range = [
+                    FloatingPointRange(from_value=low_, to_value=high_)
+                ]
+        node.declare_parameter(parameter.name, parameter.default, descriptor)
+
+
+def message_class(name: str) -> Any:
+    """Import a message class by its ROS name, such as `sensor_msgs/msg/Image`."""
+    package, _, kind = name.split('/')
+    return getattr(importlib.import_module(f'{package}.msg'), kind)
+
+
+def json_string(content: Any) -> String:
+    """Wrap content as a std_msgs/String of JSON."""
+    return String(data=json.dumps(content))
+
+
+def run_node(make: Callable[[], Node], finish: Callable[[Any], None] = lambda node: None) -> int:
+    """Run a node until Ctrl-C, SIGTERM or shutdown.
+
+    Args:
+        make: Builds the node; a ValueError or OSError becomes one line and exit code 1.
+        finish: Called with the node while the context is still valid, to say the last word.
+
+    Returns:
+        The process's exit code.
+    """
+    # Ctrl-C must leave the context valid long enough for the stop command.
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    node = None
+    code = 0
+    try:
+        node = make()
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        while rclpy.ok():
+            # Not spin(): without rclpy's own handlers a signal is seen only between waits.
+            executor.spin_once(timeout_sec=0.2)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except (ValueError, OSError) as error:
+        print(f'qt-ros: {" ".join(str(error).split())}', file=sys.stderr, flush=True)
+        code = 1
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    if node is not None:
+        finish(node)
+        node.destroy_node()
+    rclpy.try_shutdown()
+    return code

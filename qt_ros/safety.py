@@ -1,0 +1,95 @@
+# Copyright 2026 The qt_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What stands between any policy and the robot."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qt_core.contract import RobotContract
+
+
+class SafetyFilter:
+    """Keeps commands finite, within position limits, and close to the one before.
+
+    The first command after `rearm` is held close to the measured pose instead, so that motion starts
+    with a ramp. A measured pose outside the limits is brought back by at most one step at a time:
+    until it is inside, commands may lie outside the limits, but never further out than the pose.
+
+    Args:
+        contract: Limits and joints.
+
+    Attributes:
+        interventions: How often each rule changed a command: `not_finite`, `position`, `step`,
+            `stopped`.
+        stopped: Latched by `stop` until `reset`; the arm holds its measured pose meanwhile.
+    """
+
+    def __init__(self, contract: RobotContract) -> None:
+        self.low = np.array(contract.safety.position_low)
+        self.high = np.array(contract.safety.position_high)
+        self.max_step = np.array(contract.safety.max_step)
+        self.interventions: Counter[str] = Counter()
+        self.stopped = False
+        self._previous: NDArray[np.float64] | None = None
+
+    def apply(self, targets: Any, measured: NDArray[Any]) -> NDArray[np.float64]:
+        """Make a command safe.
+
+        Args:
+            targets: Wanted position of each commanded joint; anything at all.
+            measured: (N,) measured positions of the same joints, finite.
+
+        Returns:
+            (N,) positions to command.
+
+        Raises:
+            ValueError: `measured` is not finite or has the wrong length: nothing can be held.
+        """
+        measured = np.asarray(measured, np.float64)
+        if measured.shape != self.low.shape or not np.isfinite(measured).all():
+            raise ValueError(f'measured positions are {measured.tolist()}')
+        if self.stopped:
+            self.interventions['stopped'] += 1
+            return measured
+        wanted = _finite(targets, self.low.shape)
+        if wanted is None:
+            self.interventions['not_finite'] += 1
+            wanted = measured
+        reference = measured if self._previous is None else self._previous
+        low = np.minimum(self.low, reference + self.max_step)
+        high = np.maximum(self.high, reference - self.max_step)
+        safe = np.clip(wanted, low, high)
+        if not np.array_equal(safe, wanted):
+            self.interventions['position'] += 1
+        limited = np.clip(safe, reference - self.max_step, reference + self.max_step)
+        if not np.array_equal(limited, safe):
+            self.interventions['step'] += 1
+        self._previous = limited
+        return limited
+
+    def rearm(self) -> None:
+        """Start the next motion from the measured pose."""
+        self._previous = None
+
+    def stop(self) -> None:
+        """Hold the measured pose until `reset`."""
+        self.stopped = True
+        self.rearm()
+
+    def reset(self) -> None:
+        """Release the latch of `stop`."""
+        self.stopped = False
+        self.rearm()
+
+
+def _finite(targets: Any, shape: tuple[int, ...]) -> NDArray[np.float64] | None:
+    try:
+        values = np.asarray(targets, np.float64)
+    except (TypeError, ValueError):
+        return None
+    return values if values.shape == shape and np.isfinite(values).all() else None

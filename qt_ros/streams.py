@@ -1,0 +1,151 @@
+# Copyright 2026 The qt_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""From streams of messages to observations: the same code on the robot and in the converter."""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qt_core.contract import RobotContract
+from qt_core.observation import Observation, form_observation
+
+STATE = 'state'
+HISTORY = 64  # messages kept per stream
+JUMP = 1_000_000_000  # ns; a stamp this far behind the newest means that the clock was set back
+
+Lazy = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Stale:
+    """Why no observation can be formed.
+
+    Attributes:
+        stream: The stream that is missing or too old.
+        age: Its age in seconds; None when nothing was ever received.
+    """
+
+    stream: str
+    age: float | None
+
+    def __str__(self) -> str:
+        if self.age is None:
+            return f"nothing received from '{self.stream}'"
+        return f"'{self.stream}' is {self.age:.2f} s old"
+
+
+@dataclass(frozen=True)
+class Stamped:
+    """An observation and the time of its first camera's image, ns."""
+
+    time: int
+    observation: Observation
+
+
+class ObservationAssembler:
+    """Last-value buffers of a contract's cameras and joint state.
+
+    Messages are decoded only when an observation uses them. Not thread-safe.
+
+    Args:
+        contract: The contract.
+        history: Messages kept per stream; None keeps all (the converter).
+    """
+
+    def __init__(self, contract: RobotContract, *, history: int | None = HISTORY) -> None:
+        self.contract = contract
+        self.history = history
+        self.max_age = {camera.name: camera.max_age for camera in contract.cameras}
+        self.max_age[STATE] = contract.state.max_age
+        self.reference = contract.cameras[0].name
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget every message."""
+        self._times: dict[str, list[int]] = {stream: [] for stream in self.max_age}
+        self._values: dict[str, dict[int, Lazy]] = {stream: {} for stream in self.max_age}
+        self._answered = -1
+
+    def push(self, stream: str, time: int, value: Lazy) -> None:
+        """Store a message.
+
+        Args:
+            stream: A camera's name or `STATE`.
+            time: Its stream time, ns. A jump back by more than a second clears every buffer.
+            value: Decodes it: to (H, W, 3) RGB, or to joint name -> position.
+        """
+        times, values = self._times[stream], self._values[stream]
+        if times and time < times[-1] - JUMP:
+            self.clear()
+            times, values = self._times[stream], self._values[stream]
+        if time not in values:
+            insort(times, time)
+        values[time] = value
+        if self.history is not None and len(times) > self.history:
+            del values[times.pop(0)]
+
+    def complete(self) -> Stamped | None:
+        """Form the observation of the newest image not answered yet, or None.
+
+        Waits until every other stream has a message at or after the image: which messages form the
+        observation then depends on their stamps alone, not on the order of arrival.
+        """
+        images = self._times[self.reference]
+        others = [times for stream, times in self._times.items() if stream != self.reference]
+        if not images or not all(others):
+            return None
+        watermark = min((times[-1] for times in others), default=images[-1])
+        index = bisect_right(images, watermark)
+        if index == 0 or images[index - 1] <= self._answered:
+            return None
+        time = images[index - 1]
+        formed = self.as_of(time)
+        if isinstance(formed, Stale):
+            return None
+        self._answered = time
+        return Stamped(time, formed)
+
+    def latest(self, now: int) -> Stamped | Stale:
+        """Form an observation of the newest messages, if every one is fresh at `now` ns."""
+        stale = self.stale(now)
+        if stale is not None:
+            return stale
+        formed = self.as_of(max(times[-1] for times in self._times.values()))
+        return formed if isinstance(formed, Stale) else Stamped(self._times[self.reference][-1], formed)
+
+    def stale(self, now: int) -> Stale | None:
+        """Name the first stream that is missing or older than its `max_age` at `now` ns."""
+        for stream, age in self.ages(now).items():
+            if age is None or age > self.max_age[stream]:
+                return Stale(stream, age)
+        return None
+
+    def ages(self, now: int) -> dict[str, float | None]:
+        """Give each stream's age in seconds at `now` ns; None when nothing was received."""
+        return {s: (now - t[-1]) / 1e9 if t else None for s, t in self._times.items()}
+
+    def as_of(self, time: int) -> Observation | Stale:
+        """Form the observation of each stream's newest message at or before `time` ns."""
+        chosen: dict[str, Lazy] = {}
+        for stream, times in self._times.items():
+            index = bisect_right(times, time)
+            if index == 0:
+                return Stale(stream, None)
+            age = (time - times[index - 1]) / 1e9
+            if age > self.max_age[stream]:
+                return Stale(stream, age)
+            chosen[stream] = self._values[stream][times[index - 1]]
+        images: dict[str, NDArray[np.uint8]] = {
+            camera.name: chosen[camera.name]() for camera in self.contract.cameras
+        }
+        return form_observation(self.contract, images, chosen[STATE]())
+
+    def times(self, stream: str) -> list[int]:
+        """Give the stamps held for a stream, ascending, ns."""
+        return list(self._times[stream])
