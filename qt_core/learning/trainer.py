@@ -209,7 +209,7 @@ class Trainer:
                 scalars = self._step()
                 self.step += 1
                 if self.step % self.config.log_every == 0 or self.step in (1, self.config.steps):
-                    logged = {name: float(value) for name, value in scalars.items()}
+                    logged = {name: float(value.detach()) for name, value in scalars.items()}
                     if not math.isfinite(logged['loss']):
                         raise FloatingPointError(f'loss is {logged["loss"]} at step {self.step}')
                     for name, value in logged.items():

@@ -87,7 +87,7 @@ class WindowSampler:
                 f'fewer than one batch of {batch_size}'
             )
         self._returns = folder.returns_to_go(discount)
-        self._text = torch.from_numpy(folder.embeddings)
+        self._text = torch.tensor(folder.embeddings)
         self._epoch = -1
         self._order: NDArray[np.int64] = np.empty(0, np.int64)
 

@@ -1,0 +1,107 @@
+# Copyright 2026 The qt_ros authors
+# SPDX-License-Identifier: Apache-2.0
+import dataclasses
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from qt_core.configuration import ConfigurationError
+from qt_core.learning.checkpoint import CheckpointError, load_checkpoint
+from qt_core.learning.trainer import Trainer, learning_rate
+from qt_core.replay import ReplayFolder
+
+
+def train(config, replay_path, out, *, resume=False):
+    trainer = Trainer(config, ReplayFolder(replay_path), out, resume=resume)
+    return trainer, trainer.run()
+
+
+def test_resumed_training_equals_uninterrupted_training(tiny_config, replay_path, tmp_path):
+    _, whole = train(tiny_config, replay_path, tmp_path / 'whole')
+
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(step, scalars):
+        if step == 4:
+            raise Interrupted
+
+    trainer = Trainer(tiny_config, ReplayFolder(replay_path), tmp_path / 'parts')
+    with pytest.raises(Interrupted):
+        trainer.run(interrupt)
+    resumed, rest = train(tiny_config, replay_path, tmp_path / 'parts', resume=True)
+    assert resumed.step == 6
+    assert rest['loss'] == whole['loss'][4:]
+    ours = load_file(tmp_path / 'whole/last/model.safetensors')
+    theirs = load_file(tmp_path / 'parts/last/model.safetensors')
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    ours = load_file(tmp_path / 'whole/trainer/state.safetensors')
+    theirs = load_file(tmp_path / 'parts/trainer/state.safetensors')
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_loss_falls(tiny_config, replay_path, tmp_path):
+    config = dataclasses.replace(tiny_config, steps=60, checkpoint_every=100)
+    _, history = train(config, replay_path, tmp_path / 'run')
+    assert history['loss'][-1][1] < 0.7 * history['loss'][0][1]
+
+
+def test_run_writes_checkpoint_and_curves(tiny_config, replay_path, tmp_path):
+    train(tiny_config, replay_path, tmp_path / 'run')
+    checkpoint = load_checkpoint(tmp_path / 'run/last')
+    assert checkpoint.contract == ReplayFolder(replay_path).contract
+    assert checkpoint.training['steps'] == 6
+    assert list((tmp_path / 'run/tensorboard').glob('events.*'))
+
+
+def test_a_run_is_not_overwritten(tiny_config, replay_path, tmp_path):
+    train(tiny_config, replay_path, tmp_path / 'run')
+    with pytest.raises(CheckpointError, match='not empty; choose another --out, or --resume'):
+        train(tiny_config, replay_path, tmp_path / 'run')
+
+
+def test_resume_needs_a_run_and_the_same_configuration(tiny_config, replay_path, tmp_path):
+    with pytest.raises(CheckpointError, match='no run to resume'):
+        train(tiny_config, replay_path, tmp_path / 'run', resume=True)
+    train(tiny_config, replay_path, tmp_path / 'run')
+    other = dataclasses.replace(tiny_config, discount=0.5)
+    with pytest.raises(ConfigurationError, match=r'discount is 0\.5, but the run in .* has 0\.98'):
+        train(other, replay_path, tmp_path / 'run', resume=True)
+
+
+def test_learning_rate_warms_up_and_falls(tiny_config):
+    config = dataclasses.replace(tiny_config, steps=100, warmup_steps=10, learning_rate=1.0)
+    rates = [learning_rate(step, config) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == pytest.approx(rates[10]) == pytest.approx(1.0)
+    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert 0.04 < rates[-1] < 0.06
+
+
+def test_truncated_checkpoint_is_refused_with_one_line(tiny_config, replay_path, tmp_path):
+    train(tiny_config, replay_path, tmp_path / 'run')
+    weights = tmp_path / 'run/last/model.safetensors'
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r'model\.safetensors: damaged or truncated') as error:
+        load_checkpoint(tmp_path / 'run/last')
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'version': 2}, 'version 2, expected'),
+        ({'policy': 'oracle'}, "unknown policy 'oracle'"),
+        ({'contract': 'name: x'}, 'contract: rate is missing'),
+        ({'model': {'depth': 'deep'}}, "model.depth is 'deep', expected int"),
+        ({'sentences': []}, 'sentences.safetensors does not fit'),
+    ],
+)
+def test_damaged_config_is_refused(change, message, tiny_config, replay_path, tmp_path):
+    train(tiny_config, replay_path, tmp_path / 'run')
+    path = tmp_path / 'run/last/config.json'
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(tmp_path / 'run/last')
