@@ -15,8 +15,6 @@ from qt_core.environments.environment import Environment
 from qt_core.observation import Observation
 from qt_core.policies.policy import Policy
 
-UNSEEN_SEED = 1_000_000  # demonstrations use seeds below this one, evaluations those from it on
-
 Act = Callable[[Observation], NDArray[np.int64]]
 
 

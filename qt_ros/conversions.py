@@ -27,6 +27,7 @@ COMMAND_TYPES = {
     'joint_state': 'sensor_msgs/msg/JointState',
 }
 MAX_IMAGE_BYTES = 256 * 1024 * 1024
+PNG, JPEG = b'\x89PNG\r\n\x1a\n', b'\xff\xd8'
 
 
 class ConversionError(ValueError):
@@ -59,11 +60,7 @@ def image_to_rgb(message: Any) -> NDArray[np.uint8]:
         ConversionError: The encoding is not supported, or sizes and data disagree.
     """
     if hasattr(message, 'format'):
-        coded = np.frombuffer(message.data, np.uint8)
-        image = cv2.imdecode(coded, cv2.IMREAD_COLOR) if coded.size else None
-        if image is None:
-            raise ConversionError(f'compressed image ({message.format!r}) cannot be decoded')
-        return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+        return _decode(bytes(message.data), str(message.format))
     encoding = message.encoding
     if encoding not in CHANNELS:
         raise ConversionError(
@@ -79,6 +76,37 @@ def image_to_rgb(message: Any) -> NDArray[np.uint8]:
     if encoding == 'rgb8':
         return rows
     return np.asarray(cv2.cvtColor(np.ascontiguousarray(rows), TO_RGB[encoding]), np.uint8)
+
+
+def _decode(data: bytes, name: str) -> NDArray[np.uint8]:
+    height, width = _coded_size(data)
+    if not 0 < height * width <= MAX_IMAGE_BYTES // 3:
+        raise ConversionError(
+            f'compressed image ({name!r}) is {width}x{height}, expected a jpeg or png of at most '
+            f'{MAX_IMAGE_BYTES >> 20} MiB'
+        )
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    if image is None:
+        raise ConversionError(f'compressed image ({name!r}) cannot be decoded')
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _coded_size(data: bytes) -> tuple[int, int]:
+    """Read height and width from a jpeg's or png's header; zeros when it is neither."""
+    if data.startswith(PNG) and len(data) >= 24:
+        return int.from_bytes(data[20:24], 'big'), int.from_bytes(data[16:20], 'big')
+    place = 2
+    while data.startswith(JPEG) and place + 9 <= len(data) and data[place] == 0xFF:
+        marker = data[place + 1]
+        if marker == 0xFF:  # padding before a marker
+            place += 1
+            continue
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a start of frame
+            height, width = data[place + 5 : place + 7], data[place + 7 : place + 9]
+            return int.from_bytes(height, 'big'), int.from_bytes(width, 'big')
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], 'big')
+    return 0, 0
 
 
 def fill_image(message: Any, image: NDArray[np.uint8], time: int, frame_id: str) -> Any:

@@ -36,6 +36,9 @@ class EvaluationReport:
         instruction_override: Template that replaced the sentences, or ''.
         episodes: Every episode.
         latency_ms: Wall time from each observation to its command, `ros` only.
+        frames_published: Camera frames the simulator published, `ros` only.
+        control_rate_hz: Commands per wall second in lock step, `ros` only; a robot needs at least
+            its contract's rate.
     """
 
     policy: str
@@ -45,6 +48,8 @@ class EvaluationReport:
     instruction_override: str = ''
     episodes: tuple[EpisodeOutcome, ...]
     latency_ms: tuple[float, ...] = ()
+    frames_published: int = 0
+    control_rate_hz: float = 0.0
 
     @property
     def successes(self) -> int:

@@ -16,8 +16,8 @@ from qt_core.contract import RobotContract
 from qt_core.observation import Observation, form_observation
 
 STATE = 'state'
-HISTORY = 64  # messages kept per stream
-JUMP = 1_000_000_000  # ns; a stamp this far behind the newest means that the clock was set back
+HISTORY = 2_000_000_000  # ns of messages kept per stream, whatever its rate
+JUMP = 100_000_000  # ns; a stamp this far behind the newest means that the clock was set back
 
 Lazy = Callable[[], Any]
 
@@ -52,15 +52,10 @@ class ObservationAssembler:
     """Last-value buffers of a contract's cameras and joint state.
 
     Messages are decoded only when an observation uses them. Not thread-safe.
-
-    Args:
-        contract: The contract.
-        history: Messages kept per stream; None keeps all (the converter).
     """
 
-    def __init__(self, contract: RobotContract, *, history: int | None = HISTORY) -> None:
+    def __init__(self, contract: RobotContract) -> None:
         self.contract = contract
-        self.history = history
         self.max_age = {camera.name: camera.max_age for camera in contract.cameras}
         self.max_age[STATE] = contract.state.max_age
         self.reference = contract.cameras[0].name
@@ -77,17 +72,17 @@ class ObservationAssembler:
 
         Args:
             stream: A camera's name or `STATE`.
-            time: Its stream time, ns. A jump back by more than a second clears every buffer.
+            time: Its stream time, ns. A jump back by more than `JUMP` clears every buffer.
             value: Decodes it: to (H, W, 3) RGB, or to joint name -> position.
         """
         times, values = self._times[stream], self._values[stream]
         if times and time < times[-1] - JUMP:
-            self.clear()
+            self._rewind(stream, time)
             times, values = self._times[stream], self._values[stream]
         if time not in values:
             insort(times, time)
         values[time] = value
-        if self.history is not None and len(times) > self.history:
+        while times[0] < times[-1] - HISTORY:
             del values[times.pop(0)]
 
     def complete(self) -> Stamped | None:
@@ -117,7 +112,11 @@ class ObservationAssembler:
         if stale is not None:
             return stale
         formed = self.as_of(max(times[-1] for times in self._times.values()))
-        return formed if isinstance(formed, Stale) else Stamped(self._times[self.reference][-1], formed)
+        return (
+            formed
+            if isinstance(formed, Stale)
+            else Stamped(self._times[self.reference][-1], formed)
+        )
 
     def stale(self, now: int) -> Stale | None:
         """Name the first stream that is missing or older than its `max_age` at `now` ns."""
@@ -146,6 +145,22 @@ class ObservationAssembler:
         }
         return form_observation(self.contract, images, chosen[STATE]())
 
-    def times(self, stream: str) -> list[int]:
-        """Give the stamps held for a stream, ascending, ns."""
-        return list(self._times[stream])
+    def settled(self, time: int) -> bool:
+        """Whether messages still to come can no longer change `as_of(time)`.
+
+        Every stream has reached `time`, or one is so far ahead that waiting would lose messages.
+        """
+        newest = [times[-1] if times else -1 for times in self._times.values()]
+        return min(newest) >= time or max(newest) >= time + HISTORY // 2
+
+    def _rewind(self, stream: str, time: int) -> None:
+        """Forget everything from before the clock was set back to `time`.
+
+        What another stream holds close to `time` came after the jump, on a topic that was faster.
+        """
+        for other, times in self._times.items():
+            kept = [t for t in times if other != stream and abs(t - time) <= JUMP]
+            self._times[other] = kept
+            self._values[other] = {t: self._values[other][t] for t in kept}
+        if self._answered > time + JUMP:
+            self._answered = -1

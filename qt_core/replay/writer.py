@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qt_core.contract import RobotContract
+from qt_core.observation import Observation
 from qt_core.replay.folder import FORMAT, VERSION, ReplayError
 
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
@@ -49,6 +50,13 @@ class ReplayEpisode:
     instruction: str
     source: str = ''
     source_hash: str = ''
+
+    def observations(self) -> list[Observation]:
+        """Give the T + 1 observations."""
+        return [
+            Observation({name: frames[t] for name, frames in self.images.items()}, self.state[t])
+            for t in range(len(self.state))
+        ]
 
 
 class ReplayWriter:

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -18,12 +19,12 @@ from numpy.typing import NDArray
 from qt_core.action_space import ActionSpace
 from qt_core.contract import RobotContract, require_same
 from qt_core.observation import Observation
-from qt_core.replay import ReplayEpisode, ReplayWriter
+from qt_core.replay import ReplayEpisode, ReplayError, ReplayWriter
 from qt_core.replay.writer import Embed
 from qt_ros.bags.episode import BagError
 from qt_ros.bags.reader import EpisodeBag
 from qt_ros.conversions import command_targets, image_to_rgb, joint_positions, stream_time
-from qt_ros.streams import STATE, ObservationAssembler, Stale
+from qt_ros.streams import JUMP, STATE, ObservationAssembler, Stale
 
 
 @dataclass(frozen=True)
@@ -60,15 +61,16 @@ def convert(
         bags: Bag folders.
         out: The replay folder; must not exist or be empty.
         embed: Sentences to embeddings (n, E).
-        contract: Contract every bag must have been recorded under; None takes the first bag's.
+        contract: Contract every bag must have been recorded under; None takes that of the first
+            bag that can be read.
         workers: Processes.
         progress: Called after each bag.
 
     Raises:
-        ReplayError: `out` is not empty, or no bag could be converted.
-        BagError, ContractError: Without `contract`, when the first bag has none.
+        ReplayError: `out` is not empty.
+        BagError: No bag could be converted.
     """
-    contract = contract or EpisodeBag(bags[0]).contract
+    contract = contract or _first_contract(bags)
     failures: list[str] = []
     stale = episodes = steps = 0
     with ReplayWriter(out, contract, embed) as writer:
@@ -78,7 +80,11 @@ def convert(
                 failures.append(result)
                 continue
             episode, skipped = result
-            writer.add(episode)
+            try:
+                writer.add(episode)
+            except ReplayError as error:
+                failures.append(str(error))
+                continue
             episodes, steps, stale = episodes + 1, steps + len(episode.action), stale + skipped
         if episodes == 0:
             raise BagError(f'no bag could be converted; the first: {failures[0]}')
@@ -88,9 +94,15 @@ def convert(
 def convert_episode(bag: EpisodeBag) -> tuple[ReplayEpisode, int]:
     """Lay one bag out on the contract's grid.
 
-    Ticks start at the first complete observation and follow each other by one control period of
-    stream time. The action of a tick is the first command in [t, t + period); the episode ends with
-    the last tick that has one, and the next tick's observation is its final one.
+    Ticks follow each other by one control period of stream time, from the first image of the
+    first camera for which every other stream has a message. A tick is the moment of the image
+    nearest to its place on the grid, so that neither jitter nor a period that is no whole number
+    of nanoseconds puts an image, or the command that answers it, one tick away. Where no image is
+    near, the tick is that place itself.
+
+    The action of a tick is the first command from it until the next tick or, when none came, the
+    one still in force. The episode begins with the tick of the first command and ends with the
+    last tick that has one of its own; the next tick's observation is its final one.
 
     Returns:
         The episode, and the number of ticks left out because a stream was stale.
@@ -99,56 +111,38 @@ def convert_episode(bag: EpisodeBag) -> tuple[ReplayEpisode, int]:
         BagError, ConversionError, ObservationError: The bag's content cannot be used.
     """
     contract = bag.contract
-    streams = {camera.topic: camera.name for camera in contract.cameras}
-    streams[contract.state.topic] = STATE
-    assembler = ObservationAssembler(contract, history=None)
-    command_times: list[int] = []
-    commands: list[NDArray[np.float64]] = []
-    for topic, received, message in bag.messages([*streams, contract.action.topic]):
-        time = stream_time(message, received)
-        if topic == contract.action.topic:
-            command_times.append(time)
-            commands.append(command_targets(message, contract.action))
-        else:
-            decode = joint_positions if streams[topic] == STATE else image_to_rgb
-            assembler.push(streams[topic], time, partial(decode, message))
-    if not commands:
-        raise BagError(f"{bag.path}: no command on '{contract.action.topic}'")
-    order = np.argsort(command_times, kind='stable')
-    command_times = [command_times[i] for i in order]
-    return _lay_out(bag, assembler, command_times, [commands[i] for i in order])
-
-
-def _lay_out(
-    bag: EpisodeBag,
-    assembler: ObservationAssembler,
-    command_times: list[int],
-    commands: list[NDArray[np.float64]],
-) -> tuple[ReplayEpisode, int]:
-    contract = bag.contract
+    times, commands = _scan(bag)
+    ticks = _ticks(times, contract.rate)
+    command_times = [time for time, _ in commands]
+    begin = max(0, bisect_right(ticks, command_times[0]) - 1) if commands else 0
+    # Without an observation after it, nobody knows what the last action led to.
+    end = min(bisect_right(ticks, command_times[-1]), len(ticks) - 1) if commands else 0
+    if end <= begin:
+        raise BagError(f'{bag.path}: no command between two complete observations')
+    ticks = ticks[begin : end + 1]
     space = ActionSpace(contract)
     observations: list[Observation] = []
     actions: list[NDArray[np.float64]] = []
-    stale = 0
-    for start, end in _ticks(assembler, contract.rate):
-        observation = assembler.as_of(start)
-        if isinstance(observation, Stale):
-            stale += 1
+    for observation, start, stop in zip(
+        _observations(bag, ticks), ticks, [*ticks[1:], None], strict=True
+    ):
+        if observation is None:
             continue
         observations.append(observation)
+        if stop is None:
+            break
         index = bisect_left(command_times, start)
-        if index == len(commands) or command_times[index] >= end:
-            if index == len(commands):
-                break  # the final observation
-            observations.pop()  # nobody acted on this tick
-            continue
-        action = space.from_targets(commands[index], observation.state)
-        done = [0.0] if contract.action.terminate else []
-        actions.append(np.concatenate([action, done]))
-    if len(observations) == len(actions):
-        actions = actions[:-1]  # the recording stopped before what the last action led to was seen
+        if index == len(commands) or command_times[index] >= stop:
+            index -= 1
+        action = space.from_targets(commands[index][1], observation.state)
+        actions.append(np.concatenate([action, [0.0] * contract.action.terminate]))
+    stale = len(ticks) - len(observations)
+    actions = actions[: len(observations) - 1]
     if not actions:
-        raise BagError(f'{bag.path}: no tick has both an observation and a command')
+        raise BagError(f'{bag.path}: {stale} of {len(ticks)} ticks have a stream that is too old')
+    terminal = bag.record.ended_by == 'terminal'
+    if contract.action.terminate and terminal:
+        actions[-1][-1] = 1.0
     action = np.clip(np.array(actions), space.low, space.high)
     reward = np.zeros(len(action), np.float32)
     reward[-1] = float(bag.record.outcome == 'success')
@@ -161,8 +155,8 @@ def _lay_out(
         action=action.astype(np.float32),
         bins=space.encode(action),
         reward=reward,
-        terminal=bag.record.ended_by == 'terminal',
-        timeout=bag.record.ended_by == 'timeout',
+        terminal=terminal,
+        timeout=not terminal,
         instruction=bag.record.instruction,
         source=bag.path.name,
         source_hash=bag.content_hash(),
@@ -170,20 +164,92 @@ def _lay_out(
     return episode, stale
 
 
-def _ticks(assembler: ObservationAssembler, rate: float) -> Iterator[tuple[int, int]]:
-    """Give [start, end) of each control period, ns, over the time that every stream covers."""
-    times = [assembler.times(stream) for stream in assembler.max_age]
-    if not all(times):
-        return
-    first = max(t[0] for t in times)
-    last = max(times[0][-1], first)
-    index = 0
+def _streams(contract: RobotContract) -> dict[str, str]:
+    """Give the topics observations are made of, and the stream each one feeds."""
+    return {camera.topic: camera.name for camera in contract.cameras} | {
+        contract.state.topic: STATE
+    }
+
+
+def _scan(bag: EpisodeBag) -> tuple[list[list[int]], list[tuple[int, NDArray[np.float64]]]]:
+    """Read the ascending stamps of each stream, and the commands in order of time.
+
+    Images are left undecoded, so that a bag need not fit into memory.
+    """
+    contract = bag.contract
+    streams = _streams(contract)
+    times: dict[str, list[int]] = {topic: [] for topic in streams}
+    commands: list[tuple[int, NDArray[np.float64]]] = []
+    instruction = contract.instruction.topic
+    for topic, received, message in bag.messages([*streams, contract.action.topic], [instruction]):
+        time = stream_time(message, received)
+        if topic == contract.action.topic:
+            commands.append((time, command_targets(message, contract.action)))
+        elif topic == instruction:
+            if message.data != bag.record.instruction:
+                raise BagError(
+                    f'{bag.path}: the instruction changes to {message.data!r} in mid-episode; '
+                    'record one bag per instruction'
+                )
+        elif times[topic] and time < times[topic][-1] - JUMP:
+            raise BagError(f"{bag.path}: the clock of '{topic}' was set back in mid-episode")
+        else:
+            times[topic].append(time)
+    for topic, stamps in times.items():
+        if not stamps:
+            raise BagError(f"{bag.path}: no message on '{topic}'")
+    if not commands:
+        raise BagError(f"{bag.path}: no command on '{contract.action.topic}'")
+    return [sorted(set(t)) for t in times.values()], sorted(commands, key=lambda c: c[0])
+
+
+def _ticks(times: list[list[int]], rate: float) -> list[int]:
+    """Place ticks on the grid of the control rate, at the images of the first camera, ns."""
+    images = times[0]
+    first = bisect_left(images, max(stamps[0] for stamps in times))
+    if first == len(images):
+        return []
+    ticks = [images[first]]
+    half = round(0.5e9 / rate)
     while True:
-        start, end = (first + round(1e9 * i / rate) for i in (index, index + 1))
-        if start > last:
-            return
-        yield start, end
-        index += 1
+        due = ticks[0] + round(1e9 * len(ticks) / rate)
+        after = bisect_left(images, due)
+        nearest = min(images[after - 1 : after + 1], key=lambda time: abs(time - due))
+        if abs(nearest - due) < half:
+            ticks.append(nearest)
+        elif due < images[-1]:
+            ticks.append(due)
+        else:
+            return ticks
+
+
+def _observations(bag: EpisodeBag, ticks: list[int]) -> Iterator[Observation | None]:
+    """Form the observation of each tick; None where a stream is stale."""
+    streams = _streams(bag.contract)
+    assembler = ObservationAssembler(bag.contract)
+    pending = deque(ticks)
+
+    def form() -> Observation | None:
+        observation = assembler.as_of(pending.popleft())
+        return None if isinstance(observation, Stale) else observation
+
+    for topic, received, message in bag.messages(streams):
+        decode = joint_positions if streams[topic] == STATE else image_to_rgb
+        assembler.push(streams[topic], stream_time(message, received), partial(decode, message))
+        while pending and assembler.settled(pending[0]):
+            yield form()
+    while pending:
+        yield form()
+
+
+def _first_contract(bags: Sequence[Path]) -> RobotContract:
+    failure: ValueError = BagError('no bag to convert')
+    for path in bags:
+        try:
+            return EpisodeBag(path).contract
+        except ValueError as error:
+            failure = error
+    raise failure
 
 
 def _attempt(path: Path, contract: RobotContract) -> tuple[ReplayEpisode, int] | str:
@@ -191,7 +257,10 @@ def _attempt(path: Path, contract: RobotContract) -> tuple[ReplayEpisode, int] |
         bag = EpisodeBag(path)
         require_same(contract, bag.contract, 'this conversion', str(path))
         return convert_episode(bag)
-    except ValueError as error:  # every error class of qt_ros and qt_core is one
+    except (
+        ValueError,
+        OSError,
+    ) as error:  # every error class of qt_ros and qt_core is a ValueError
         line = ' '.join(str(error).split())
         return line if str(path) in line else f'{path}: {line}'
 

@@ -21,10 +21,17 @@ class BagError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class TopicCount:
-    """Messages of one topic in the bag."""
+    """Messages of one topic in the bag.
+
+    Attributes:
+        topic: Its name in the bag: fully qualified, after remapping.
+        messages: Messages of it in the bag.
+        name: Its relative name in the contract.
+    """
 
     topic: str
     messages: int
+    name: str = ''
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from rosbags.interfaces import Connection
 from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_typestore
 
 from qt_core.contract import RobotContract
 from qt_ros.bags.episode import BagError, EpisodeRecord
+from qt_ros.conversions import COMMAND_TYPES
 
 TYPESTORE = get_typestore(Stores.ROS2_JAZZY)
 
@@ -58,22 +60,45 @@ class EpisodeBag:
         self.path = path
         self.record = EpisodeRecord.load(path)
         self.contract = RobotContract.from_text(self.record.contract, f'{path}/episode.json')
+        self._recorded_as = {count.name: count.topic for count in self.record.counts}
+        self._types = {camera.topic: camera.type for camera in self.contract.cameras} | {
+            self.contract.state.topic: 'sensor_msgs/msg/JointState',
+            self.contract.instruction.topic: 'std_msgs/msg/String',
+            self.contract.action.topic: COMMAND_TYPES[self.contract.action.type],
+        }
 
-    def messages(self, topics: Iterable[str]) -> Iterator[tuple[str, int, Any]]:
+    def messages(
+        self, topics: Iterable[str], optional: Iterable[str] = ()
+    ) -> Iterator[tuple[str, int, Any]]:
         """Iterate over (topic, receive time ns, message) of the contract's relative `topics`.
 
+        Args:
+            topics: Topics the bag must have.
+            optional: Topics it may lack.
+
         Raises:
-            BagError: A topic is absent or ambiguous, or the bag cannot be read.
+            BagError: A topic is absent, ambiguous or of another type than the contract's, or the
+                bag cannot be read.
         """
+        optional = tuple(optional)
         try:
             with Reader(self.path) as reader:
-                wanted = {}
-                for topic in topics:
-                    found = [c for c in reader.connections if f'/{c.topic}'.endswith(f'/{topic}')]
+                wanted: dict[int, tuple[Connection, str]] = {}
+                for topic in (*topics, *optional):
+                    # A bag of the recorder names its topics; elsewhere the namespace is unknown.
+                    name = self._recorded_as.get(topic, topic)
+                    found = [c for c in reader.connections if f'/{c.topic}'.endswith(f'/{name}')]
+                    if not found and topic in optional:
+                        continue
                     if len({c.topic for c in found}) != 1:
                         names = ', '.join(c.topic for c in reader.connections) or 'nothing'
                         what = 'no' if not found else 'more than one'
                         raise BagError(f"{self.path}: {what} topic '{topic}'; recorded: {names}")
+                    if found[0].msgtype != self._types[topic]:
+                        raise BagError(
+                            f"{self.path}: topic '{topic}' is {found[0].msgtype}, "
+                            f'the contract says {self._types[topic]}'
+                        )
                     wanted |= {c.id: (c, topic) for c in found}
                 connections = [c for c, _ in wanted.values()]
                 for connection, time, data in reader.messages(connections=connections):
@@ -81,7 +106,9 @@ class EpisodeBag:
                     yield wanted[connection.id][1], time, message
         except BagError:
             raise
-        except Exception as error:  # rosbags has no common base class; any of them means unreadable
+        except (
+            Exception
+        ) as error:  # rosbags has no common base class; any of them means unreadable
             line = ' '.join(str(error).split()) or type(error).__name__
             raise BagError(f'{self.path}: cannot be read ({line})') from error
 

@@ -24,12 +24,15 @@ class EpisodeBagWriter:
     Args:
         path: Folder of the bag; must not exist.
         topics: Resolved topic name to message type.
+        names: Resolved topic name to its relative name in the contract.
 
     Raises:
         BagError: The bag exists, or a message type is unknown.
     """
 
-    def __init__(self, path: Path, topics: dict[str, str]) -> None:
+    def __init__(
+        self, path: Path, topics: dict[str, str], names: dict[str, str] | None = None
+    ) -> None:
         self.path = path
         self.partial = path.with_name(path.name + '.partial')
         if path.exists() or self.partial.exists():
@@ -38,8 +41,11 @@ class EpisodeBagWriter:
         if unknown:
             raise BagError(f'{path}: message type {unknown[0]} is unknown')
         self.counts = dict.fromkeys(topics, 0)
+        self._names = names or {}
         self._first, self._last = 0, 0
-        self._writer = Writer(self.partial, version=9, storage_plugin=StoragePlugin.MCAP)
+        # One level down, because rosbags names the .mcap file after its folder.
+        self._bag = self.partial / path.name
+        self._writer = Writer(self._bag, version=9, storage_plugin=StoragePlugin.MCAP)
         self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
         self._writer.open()
         self._connections: dict[str, Connection] = {
@@ -64,9 +70,13 @@ class EpisodeBagWriter:
             record,
             start=self._first,
             stop=self._last,
-            counts=tuple(TopicCount(topic=t, messages=n) for t, n in self.counts.items()),
-        ).save(self.partial)
-        os.replace(self.partial, self.path)
+            counts=tuple(
+                TopicCount(topic=t, messages=n, name=self._names.get(t, ''))
+                for t, n in self.counts.items()
+            ),
+        ).save(self._bag)
+        os.replace(self._bag, self.path)
+        self.partial.rmdir()
         return self.path
 
     def discard(self) -> None:

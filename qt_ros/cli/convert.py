@@ -7,7 +7,11 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qt_core.contract import RobotContract
+    from qt_ros.bags.converter import Report
 
 
 def add_parser(subparsers: Any) -> None:
@@ -22,27 +26,35 @@ def add_parser(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the subcommand."""
-    from rich.progress import Progress
-
     from qt_core.contract import RobotContract
-    from qt_core.instruction import SentenceEncoder
     from qt_ros.bags import find_bags
-    from qt_ros.bags.converter import convert
 
     contract = RobotContract.load(arguments.contract) if arguments.contract else None
     bags = find_bags(arguments.bags)
-    with Progress() as progress:
-        task = progress.add_task('converting', total=len(bags))
-        report = convert(
-            bags,
-            arguments.out,
-            SentenceEncoder().embed,
-            contract=contract,
-            workers=arguments.workers,
-            progress=lambda: progress.advance(task),
-        )
+    report = convert_with_progress(bags, arguments.out, contract, arguments.workers)
     print(f'{arguments.out}: {report.episodes} episodes, {report.steps} steps', end='')
     print(f', {report.stale} stale ticks left out' if report.stale else '')
     for failure in report.failures:
         print(f'qt-ros: {failure}', file=sys.stderr)
     return 1 if report.failures else 0
+
+
+def convert_with_progress(
+    bags: list[Path], out: Path, contract: RobotContract | None = None, workers: int = 1
+) -> Report:
+    """Run `convert` behind a progress bar, with the shipped sentence encoder."""
+    from rich.progress import Progress
+
+    from qt_core.instruction import SentenceEncoder
+    from qt_ros.bags.converter import convert
+
+    with Progress() as progress:
+        task = progress.add_task('converting', total=len(bags))
+        return convert(
+            bags,
+            out,
+            SentenceEncoder().embed,
+            contract=contract,
+            workers=workers,
+            progress=lambda: progress.advance(task),
+        )

@@ -16,13 +16,12 @@ if TYPE_CHECKING:
     from qt_core.contract import RobotContract
     from qt_ros.evaluation import EvaluationReport
 
+UNSEEN_SEED = 1_000_000  # demonstrations use seeds below this one, evaluations those from it on
 BASELINES = ('random', 'demonstrator')
 
 
 def add_parser(subparsers: Any) -> None:
     """Add the subcommand to the `qt-ros` command."""
-    from qt_core.evaluation import UNSEEN_SEED
-
     parser = subparsers.add_parser(
         'evaluate',
         help='measure the success rate of a checkpoint in simulation',
@@ -51,12 +50,14 @@ def add_parser(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the subcommand."""
+    from qt_core.configuration import ConfigurationError
+
     if arguments.episodes < 1:
-        raise SystemExit('qt-ros: --episodes must be at least 1')
+        raise ConfigurationError(f'--episodes is {arguments.episodes}, expected at least 1')
     seeds = range(arguments.seed, arguments.seed + arguments.episodes)
     if arguments.through == 'ros':
         if arguments.checkpoint in BASELINES:
-            raise SystemExit(f'qt-ros: {arguments.checkpoint} runs with --through direct only')
+            raise ConfigurationError(f'{arguments.checkpoint} runs with --through direct only')
         report = evaluate_through_ros(
             Path(arguments.checkpoint),
             seeds,
@@ -188,25 +189,23 @@ def evaluate_through_ros(
 
     from qt_core.learning.checkpoint import load_checkpoint
     from qt_ros.evaluation import EpisodeOutcome, EvaluationReport
-    from qt_ros.graphs import Arguments, processes
-    from qt_ros.up import private_graph, running
+    from qt_ros.graphs import GRAPHS
+    from qt_ros.isolation import isolated_graph
+    from qt_ros.up import running
     from qt_ros.video import episode_frames, write_video
 
     contract = load_checkpoint(checkpoint).contract
-    with tempfile.TemporaryDirectory(prefix='qt_ros_') as scratch, private_graph():
+    with tempfile.TemporaryDirectory(prefix='qt_ros_') as scratch, isolated_graph():
         from qt_ros.nodes.episode_runner import EpisodeRunner
 
         written = Path(scratch) / 'contract.yaml'
         written.write_text(contract.to_text(), encoding='utf-8')
-        graph = processes(
-            'demo',
-            Arguments(
-                contract=str(written),
-                checkpoint=str(checkpoint.resolve()),
-                lock_step=True,
-                sentences=sentences,
-                output=str((bags or Path(scratch) / 'bags').resolve()),
-            ),
+        graph = GRAPHS['demo'].processes(
+            contract=str(written),
+            checkpoint=str(checkpoint.resolve()),
+            lock_step=True,
+            sentences=sentences,
+            output=str((bags or Path(scratch) / 'bags').resolve()),
         )
         results = []
         with running(graph), EpisodeRunner('policy', record=True) as runner:
@@ -229,6 +228,8 @@ def evaluate_through_ros(
             for r in results
         ),
         latency_ms=tuple(x for r in results for x in r.latency_ms),
+        frames_published=sum(r.published for r in results),
+        control_rate_hz=sum(r.steps for r in results) / sum(r.seconds for r in results),
     )
 
 

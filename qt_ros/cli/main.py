@@ -57,7 +57,9 @@ def _explanation(error: Exception) -> str | None:
     """One line for an error that is the user's to mend; None for one that is ours."""
     if isinstance(error, ModuleNotFoundError):
         extra = EXTRAS.get((error.name or '').partition('.')[0])
-        return extra and f"needs {error.name}, which is not installed: pip install 'qt_ros[{extra}]'"
+        return (
+            extra and f"needs {error.name}, which is not installed: pip install 'qt_ros[{extra}]'"
+        )
     # Every error class of the project is raised for input that cannot be used. Looking at where the
     # class is defined, instead of importing each, keeps torch out of `qt-ros --help`.
     ours = type(error).__module__.partition('.')[0] in ('qt_core', 'qt_ros')

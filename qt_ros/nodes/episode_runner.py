@@ -39,7 +39,7 @@ class EpisodeResult:
         steps: Actions taken.
         published: Observations published in this episode.
         latency_ms: Wall time from publishing each observation to receiving its command.
-        rate_hz: Control steps per second of simulated time.
+        seconds: Wall time from the start to the outcome.
         bag: The recorded bag, or ''.
     """
 
@@ -50,7 +50,7 @@ class EpisodeResult:
     steps: int
     published: int
     latency_ms: list[float] = field(default_factory=list)
-    rate_hz: float = 0.0
+    seconds: float = 0.0
     bag: str = ''
 
 
@@ -118,13 +118,14 @@ class EpisodeRunner:
             bag = self._call_until('recorder/start', {'instruction': sentence}, 'recorder/discard')[
                 'bag'
             ]
+        begun = time.monotonic()
         self._call('simulator/start')
         self._spin_until(
             lambda: self.episode.get('seed') == seed and self.episode['outcome'] in ENDED,
             self.episode_timeout,
             f'simulator: episode {seed} did not end',
         )
-        episode = self.episode
+        episode, seconds = self.episode, time.monotonic() - begun
         if self.record:
             self._call(f'recorder/{episode["outcome"]}')
         return EpisodeResult(
@@ -135,7 +136,7 @@ class EpisodeRunner:
             steps=episode['steps'],
             published=episode['published'] - before,
             latency_ms=episode['latency_ms'],
-            rate_hz=episode['rate_hz'],
+            seconds=seconds,
             bag=bag,
         )
 

@@ -58,8 +58,11 @@ class Stream:
 class Recording:
     """One episode being written, by a thread of its own."""
 
-    def __init__(self, path: Path, topics: dict[str, str]) -> None:
-        self.writer = EpisodeBagWriter(path, topics)
+    def __init__(
+        self, path: Path, topics: dict[str, str], names: dict[str, str], instruction: str
+    ) -> None:
+        self.writer = EpisodeBagWriter(path, topics, names)
+        self.instruction = instruction
         self.queue: queue.Queue[tuple[str, int, bytes] | None] = queue.Queue(QUEUE_SIZE)
         self.dropped = 0
         self.error: Exception | None = None
@@ -103,6 +106,7 @@ class RecorderNode(Node):
         topics[contract.action.topic] = COMMAND_TYPES[contract.action.type]
         topics[contract.instruction.topic] = 'std_msgs/msg/String'
         self.topics = {self.resolve_topic_name(t): kind for t, kind in topics.items()}
+        self.names = {self.resolve_topic_name(t): t for t in topics}
         self.instruction_topic = self.resolve_topic_name(contract.instruction.topic)
         self.instruction: bytes | None = None
         self.streams: dict[str, Stream] = {}
@@ -140,8 +144,12 @@ class RecorderNode(Node):
             latched = all(p.durability == DurabilityPolicy.TRANSIENT_LOCAL for p in profiles)
             qos = QoSProfile(
                 depth=100,
-                reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
-                durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+                reliability=ReliabilityPolicy.RELIABLE
+                if reliable
+                else ReliabilityPolicy.BEST_EFFORT,
+                durability=DurabilityPolicy.TRANSIENT_LOCAL
+                if latched
+                else DurabilityPolicy.VOLATILE,
             )
             known = self.streams.get(topic)
             if known is not None:
@@ -159,15 +167,15 @@ class RecorderNode(Node):
         if problem:
             response.message = problem
             return response
+        assert self.instruction is not None
+        sentence = deserialize_message(self.instruction, String).data
         path = self._next_path()
         try:
-            self.recording = Recording(path, self.topics)
+            self.recording = Recording(path, self.topics, self.names, sentence)
         except (BagError, OSError) as error:
             response.message = str(error)
             return response
-        assert self.instruction is not None
         self.recording.put(self.instruction_topic, self._now(), self.instruction)
-        sentence = deserialize_message(self.instruction, String).data
         response.success = True
         response.message = json.dumps({'instruction': sentence, 'bag': str(path)})
         self.publish_status('recording')
@@ -199,10 +207,9 @@ class RecorderNode(Node):
         if recording.error is not None:
             self.publish_status('idle')
             raise BagError(f'{recording.writer.partial}: {recording.error}')
-        assert self.instruction is not None
         path = recording.writer.finish(
             EpisodeRecord(
-                instruction=deserialize_message(self.instruction, String).data,
+                instruction=recording.instruction,
                 outcome=outcome,
                 ended_by=ended_by,
                 contract=self.contract.to_text(),
@@ -260,7 +267,7 @@ class RecorderNode(Node):
         now = time.monotonic()
         for topic in self.topics:
             stream = self.streams.get(topic)
-            if stream is None:
+            if stream is None or stream.subscription.get_publisher_count() == 0:
                 return f"nothing publishes '{topic}'"
             if now - stream.since < MATCHING:
                 return f"still connecting to '{topic}'"

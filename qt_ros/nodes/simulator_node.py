@@ -223,7 +223,6 @@ class SimulatorNode(Node):
         }
         if state in ('success', 'failure', 'timeout'):
             content['latency_ms'] = [round(x, 3) for x in self.latency]
-            content['rate_hz'] = 1e9 / self.period
         self.episodes.publish(json_string(content))
 
     def _camera_info(self, image: Image) -> CameraInfo:

@@ -1,0 +1,315 @@
+# Copyright 2026 The qt_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which processes make up each use; read by the launch files and by `qt-ros up` alike."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qt_core.share import share_path
+
+LOG_LEVELS = ('debug', 'info', 'warn', 'error', 'fatal')
+FAST_DDS_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
+
+Value = bool | int | float | str
+
+
+class ArgumentError(ValueError):
+    """An argument of a graph that cannot be used."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Process:
+    """One node in a process of its own.
+
+    Attributes:
+        executable: Installed program, and module of `qt_ros.nodes`.
+        name: Name of the node.
+        namespace: Its namespace, '' for none.
+        params_file: Parameter file, read first.
+        parameters: Parameters that win over the file.
+        remappings: Pairs of names, from and to.
+        lifecycle: Whether it is a lifecycle node.
+        announces: Whether it will log '<name> ready' by itself.
+        log_level: One of `LOG_LEVELS`.
+    """
+
+    executable: str
+    name: str
+    namespace: str
+    params_file: Path
+    parameters: Mapping[str, Value]
+    remappings: tuple[tuple[str, str], ...] = ()
+    lifecycle: bool = False
+    announces: bool = True
+    log_level: str = 'info'
+
+
+def _argument(default: Any, description: str, choices: tuple[str, ...] = ()) -> Any:
+    return field(default=default, metadata={'description': description, 'choices': choices})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """What a person may set when starting a graph: launch arguments, and flags of `qt-ros up`.
+
+    None leaves a parameter to the graph and then to the parameter file.
+    """
+
+    namespace: str = _argument('', 'Namespace of every node, for several robots side by side.')
+    use_sim_time: bool | None = _argument(None, 'Whether the nodes follow /clock.')
+    params_file: str = _argument('', 'Parameter file instead of the shipped config/nodes.yaml.')
+    autostart: bool = _argument(True, 'Whether lifecycle nodes configure and activate themselves.')
+    log_level: str = _argument('info', 'Least severe messages to log.', LOG_LEVELS)
+    contract: str | None = _argument(None, "The robot's contract file.")
+    checkpoint: str | None = _argument(None, 'Checkpoint folder of the policy.')
+    device: str | None = _argument(None, "torch device of the policy, such as 'cpu' or 'cuda'.")
+    output: str | None = _argument(None, 'Folder that the recorder writes bags into.')
+    lock_step: bool | None = _argument(None, 'Whether the simulator waits for each command.')
+    seed: int | None = _argument(None, 'Episode that the simulator lays out first.')
+    sentences: str | None = _argument(
+        None, 'Wordings of the task that the simulator draws from.', ('train', 'unseen')
+    )
+    noise: float | None = _argument(None, 'How careless the demonstrator is, 0 to 1.')
+
+
+STANDARD = (
+    'namespace',
+    'use_sim_time',
+    'params_file',
+    'autostart',
+    'log_level',
+    'contract',
+    'checkpoint',
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One argument of a graph, as text outside and typed inside."""
+
+    name: str
+    kind: type
+    default: Value | None
+    description: str
+    choices: tuple[str, ...]
+
+    @property
+    def default_text(self) -> str:
+        """The default as `parse` reads it."""
+        if self.default is None:
+            return ''
+        return str(self.default).lower() if self.kind is bool else str(self.default)
+
+    def parse(self, text: str) -> Value | None:
+        """Read a value.
+
+        Raises:
+            ArgumentError: It is not one of the argument's kind.
+        """
+        if text == '' and (self.default is None or self.kind is str):
+            return self.default if self.default is None else ''
+        allowed = ' or '.join(self.choices) or f'a value of type {self.kind.__name__}'
+        try:
+            if self.kind is bool:
+                allowed = 'true or false'
+                return {'true': True, 'false': False}[text.lower()]
+            if self.choices and text not in self.choices:
+                raise ValueError
+            value: Value = self.kind(text)
+        except (ValueError, KeyError):
+            raise ArgumentError(f'{self.name} is {text!r}, expected {allowed}') from None
+        return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graph:
+    """The processes of one use.
+
+    Attributes:
+        summary: What it is for, one line.
+        build: Arguments -> processes.
+        arguments: Names of the arguments that it takes.
+        defaults: Values for those that are None.
+    """
+
+    summary: str
+    build: Callable[[Arguments], tuple[Process, ...]]
+    arguments: tuple[str, ...]
+    defaults: Mapping[str, Value]
+
+    @property
+    def options(self) -> tuple[Option, ...]:
+        """The arguments with their types and defaults."""
+        fields = {f.name: f for f in dataclasses.fields(Arguments)}
+        return tuple(
+            Option(
+                name=name,
+                kind=_KINDS[str(fields[name].type).removesuffix(' | None')],
+                default=self.defaults.get(name, fields[name].default),
+                description=fields[name].metadata['description'],
+                choices=fields[name].metadata['choices'],
+            )
+            for name in self.arguments
+        )
+
+
+def processes(name: str, arguments: Arguments) -> tuple[Process, ...]:
+    """List the processes of the graph `name`.
+
+    Raises:
+        ArgumentError: The parameter file is missing, or an argument that the graph cannot do without.
+    """
+    graph = GRAPHS[name]
+    unset = {k: v for k, v in graph.defaults.items() if getattr(arguments, k) is None}
+    return graph.build(dataclasses.replace(arguments, **unset))  # type: ignore[arg-type]
+
+
+def arguments_from_text(name: str, texts: Mapping[str, str]) -> Arguments:
+    """Read the arguments of the graph `name` from text; others than the graph's are ignored.
+
+    Raises:
+        ArgumentError: A value is not of its argument's kind.
+    """
+    options = [option for option in GRAPHS[name].options if option.name in texts]
+    return Arguments(**{o.name: o.parse(texts[o.name]) for o in options})  # type: ignore[arg-type]
+
+
+_KINDS: dict[str, type] = {'bool': bool, 'int': int, 'float': float, 'str': str}
+
+
+def environment(present: Mapping[str, str]) -> dict[str, str]:
+    """Variables that every process needs and `present` lacks: the profile for camera images.
+
+    With Fast DDS's own defaults most best-effort VGA images are lost on one machine.
+    """
+    profile = str(share_path('config/fastdds.xml'))
+    return {name: profile for name in FAST_DDS_VARIABLES if name not in present}
+
+
+def _policy(arguments: Arguments) -> tuple[Process, ...]:
+    return (_policy_process(arguments),)
+
+
+def _record(arguments: Arguments) -> tuple[Process, ...]:
+    if not arguments.contract and not arguments.params_file:
+        raise ArgumentError("contract is not set; give the robot's contract file")
+    return (_recorder_process(arguments),)
+
+
+def _sim(arguments: Arguments) -> tuple[Process, ...]:
+    return (_simulator_process(_tabletop(arguments)),)
+
+
+def _demo(arguments: Arguments) -> tuple[Process, ...]:
+    arguments = _tabletop(arguments)
+    return (
+        _simulator_process(arguments),
+        _policy_process(arguments, trigger='observation', stamp_commands=True),
+        _recorder_process(arguments),
+    )
+
+
+def _collect(arguments: Arguments) -> tuple[Process, ...]:
+    arguments = _tabletop(arguments)
+    return (
+        _simulator_process(arguments),
+        _process(arguments, 'demonstrator', noise=arguments.noise, stamp_commands=True),
+        _recorder_process(arguments),
+    )
+
+
+def _tabletop(arguments: Arguments) -> Arguments:
+    if arguments.contract or arguments.params_file:
+        return arguments
+    contract = str(share_path('config/contracts/tabletop.yaml'))
+    return dataclasses.replace(arguments, contract=contract)
+
+
+def _simulator_process(arguments: Arguments) -> Process:
+    # It is the source of /clock, so it cannot follow it.
+    return _process(
+        dataclasses.replace(arguments, use_sim_time=False),
+        'simulator',
+        lock_step=arguments.lock_step,
+        seed=arguments.seed,
+        sentences=arguments.sentences,
+    )
+
+
+def _policy_process(arguments: Arguments, **parameters: Value | None) -> Process:
+    checkpoint = arguments.checkpoint
+    if not checkpoint and not arguments.params_file:
+        checkpoint = str(share_path('config/policies/reach'))
+    process = _process(
+        arguments,
+        'policy',
+        checkpoint=checkpoint,
+        device=arguments.device,
+        autostart=arguments.autostart,
+        **parameters,
+    )
+    return dataclasses.replace(
+        process, lifecycle=True, announces=process.announces and arguments.autostart
+    )
+
+
+def _recorder_process(arguments: Arguments) -> Process:
+    return _process(arguments, 'recorder', output=arguments.output)
+
+
+def _process(arguments: Arguments, name: str, **parameters: Value | None) -> Process:
+    params_file = Path(arguments.params_file or share_path('config/nodes.yaml')).absolute()
+    if not params_file.is_file():
+        raise ArgumentError(f'params_file is {arguments.params_file!r}, which is not a file')
+    given = {'contract': arguments.contract, **parameters}
+    return Process(
+        executable=f'{name}_node',
+        name=name,
+        namespace=arguments.namespace,
+        params_file=params_file,
+        parameters={
+            'use_sim_time': bool(arguments.use_sim_time),
+            **{key: value for key, value in given.items() if value is not None},
+        },
+        announces=arguments.log_level in ('debug', 'info'),
+        log_level=arguments.log_level,
+    )
+
+
+GRAPHS: Mapping[str, Graph] = {
+    'policy': Graph(
+        summary='run a policy on a robot',
+        build=_policy,
+        arguments=(*STANDARD, 'device'),
+        defaults={'use_sim_time': False},
+    ),
+    'record': Graph(
+        summary='record episodes of a robot to bags',
+        build=_record,
+        arguments=(*STANDARD, 'output'),
+        defaults={'use_sim_time': False},
+    ),
+    'sim': Graph(
+        summary='simulate the tabletop arm',
+        build=_sim,
+        arguments=(*STANDARD, 'lock_step', 'seed', 'sentences'),
+        defaults={'use_sim_time': True},
+    ),
+    'demo': Graph(
+        summary='run the shipped policy in the simulator and record it',
+        build=_demo,
+        arguments=(*STANDARD, 'device', 'output', 'lock_step', 'seed', 'sentences'),
+        defaults={'use_sim_time': True},
+    ),
+    'collect': Graph(
+        summary='record the scripted demonstrator in the simulator',
+        build=_collect,
+        arguments=(*STANDARD, 'output', 'lock_step', 'seed', 'sentences', 'noise'),
+        defaults={'use_sim_time': True, 'lock_step': True},
+    ),
+}
