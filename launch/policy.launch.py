@@ -3,7 +3,6 @@
 """Run a policy on a robot."""
 
 from launch import LaunchDescription
-
 from qt_ros.launching import launch_description
 
 

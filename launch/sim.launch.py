@@ -3,7 +3,6 @@
 """Simulate the tabletop arm."""
 
 from launch import LaunchDescription
-
 from qt_ros.launching import launch_description
 
 

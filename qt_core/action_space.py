@@ -61,8 +61,7 @@ class ActionSpace:
         unit = 2 * bins / (self.bins - 1) - 1
         if self.companding == 'mu_law':
             unit = np.sign(unit) * np.expm1(np.abs(unit) * np.log1p(MU)) / MU
-        values: NDArray[np.float64] = self.low + (unit + 1) / 2 * (self.high - self.low)
-        return values
+        return self.low + (unit + 1) / 2 * (self.high - self.low)
 
     def to_targets(self, action: NDArray[Any], state: NDArray[Any]) -> NDArray[np.float64]:
         """Turn an action (N,) taken in state (S,) into target positions of the action's joints."""

@@ -12,7 +12,7 @@ Built = TypeVar('Built')
 
 
 class ConfigurationError(ValueError):
-    """Content that does not fit a configuration; names the field, the value and what is allowed."""
+    """Content that does not fit a configuration; names field, value and what is allowed."""
 
 
 def build(kind: type[Built], content: Any, path: str = '') -> Built:

@@ -82,7 +82,7 @@ class ActionContract:
         mode: `delta` from the measured position, `absolute` position, or `velocity`.
         joints: Commanded joints, a subset of the state's.
         bins: Bins per dimension.
-        low: Value of the lowest bin; rad or m per step (delta), rad or m (absolute), per s (velocity).
+        low: Value of the lowest bin: rad or m, per step for `delta`, per second for `velocity`.
         high: Value of the highest bin.
         companding: `uniform` bins, or `mu_law` ones that are finer around zero.
         terminate: Whether one more dimension says that the task is done.

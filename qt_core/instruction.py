@@ -32,9 +32,11 @@ class SentenceEncoder:
         """Give one unit-length embedding per sentence, (len(sentences), E)."""
         new = [s for s in dict.fromkeys(sentences) if s not in self._cache]
         if new:
-            # One at a time: a batch pads, and a sentence's embedding must not depend on its company.
+            # One at a time: in a batch, padding would make an embedding depend on its company.
             rows = [self._load().encode([s], normalize_embeddings=True)[0] for s in new]
-            self._cache |= {s: np.asarray(row, np.float32) for s, row in zip(new, rows, strict=True)}
+            self._cache |= {
+                s: np.asarray(row, np.float32) for s, row in zip(new, rows, strict=True)
+            }
         return np.stack([self._cache[s] for s in sentences])
 
     def remember(self, sentences: Sequence[str], embeddings: NDArray[np.float32]) -> None:

@@ -86,7 +86,10 @@ def _decode(data: bytes, name: str) -> NDArray[np.uint8]:
             f'{MAX_IMAGE_BYTES >> 20} MiB'
         )
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:  # OpenCV gives None for most damaged images and raises for some
+        image = None
     if image is None:
         raise ConversionError(f'compressed image ({name!r}) cannot be decoded')
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
@@ -138,8 +141,8 @@ def joint_positions(message: Any) -> dict[str, float]:
 def command_targets(message: Any, action: ActionContract) -> NDArray[np.float64]:
     """Read a command as target positions in the order of `action.joints`.
 
-    Reads the first point of a JointTrajectory, the positions of a JointState, or a Float64MultiArray
-    in the contract's order.
+    Reads the first point of a JointTrajectory, the positions of a JointState, or a
+    Float64MultiArray in the contract's order.
 
     Raises:
         ConversionError: A joint is absent, a length is wrong, or a value is not finite.

@@ -77,8 +77,8 @@ class EvaluationReport:
         """Say the result in one line."""
         low, high = self.success_interval
         line = (
-            f'{self.policy} on {self.task} through {self.through}: success {self.success_rate:.2f} '
-            f'[{low:.2f}, {high:.2f}] over {len(self.episodes)} episodes'
+            f'{self.policy} on {self.task} through {self.through}: success '
+            f'{self.success_rate:.2f} [{low:.2f}, {high:.2f}] over {len(self.episodes)} episodes'
         )
         if self.instruction_override:
             line += f', sentences replaced by {self.instruction_override!r}'

@@ -140,7 +140,7 @@ class Graph:
     summary: str
     build: Callable[[Arguments], tuple[Process, ...]]
     arguments: tuple[str, ...]
-    defaults: Mapping[str, Value]
+    defaults: Mapping[str, Any]
 
     @property
     def options(self) -> tuple[Option, ...]:
@@ -150,33 +150,34 @@ class Graph:
             Option(
                 name=name,
                 kind=_KINDS[str(fields[name].type).removesuffix(' | None')],
-                default=self.defaults.get(name, fields[name].default),
+                default=self.defaults[name] if name in self.defaults else fields[name].default,
                 description=fields[name].metadata['description'],
                 choices=fields[name].metadata['choices'],
             )
             for name in self.arguments
         )
 
+    def processes(self, **arguments: Any) -> tuple[Process, ...]:
+        """List the processes; `arguments` are named as in `Arguments`.
 
-def processes(name: str, arguments: Arguments) -> tuple[Process, ...]:
-    """List the processes of the graph `name`.
+        Raises:
+            ArgumentError: The graph lacks an argument, does not take one, or a file is missing.
+        """
+        for name in arguments:
+            if name not in self.arguments:
+                allowed = ', '.join(self.arguments)
+                raise ArgumentError(f'{name} is not an argument; allowed: {allowed}')
+        given = {name: value for name, value in arguments.items() if value is not None}
+        return self.build(Arguments(**{**self.defaults, **given}))
 
-    Raises:
-        ArgumentError: The parameter file is missing, or an argument that the graph cannot do without.
-    """
-    graph = GRAPHS[name]
-    unset = {k: v for k, v in graph.defaults.items() if getattr(arguments, k) is None}
-    return graph.build(dataclasses.replace(arguments, **unset))  # type: ignore[arg-type]
+    def processes_from_text(self, texts: Mapping[str, str]) -> tuple[Process, ...]:
+        """List the processes from arguments as text; others than the graph's are ignored.
 
-
-def arguments_from_text(name: str, texts: Mapping[str, str]) -> Arguments:
-    """Read the arguments of the graph `name` from text; others than the graph's are ignored.
-
-    Raises:
-        ArgumentError: A value is not of its argument's kind.
-    """
-    options = [option for option in GRAPHS[name].options if option.name in texts]
-    return Arguments(**{o.name: o.parse(texts[o.name]) for o in options})  # type: ignore[arg-type]
+        Raises:
+            ArgumentError: As `processes`, or a value is not of its argument's kind.
+        """
+        options = [option for option in self.options if option.name in texts]
+        return self.processes(**{o.name: o.parse(texts[o.name]) for o in options})
 
 
 _KINDS: dict[str, type] = {'bool': bool, 'int': int, 'float': float, 'str': str}

@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from launch import LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     OpaqueFunction,
@@ -16,7 +15,8 @@ from launch.actions import (
 )
 from launch_ros.actions import LifecycleNode, Node
 
-from qt_ros.graphs import GRAPHS, Process, arguments_from_text, environment, processes
+from launch import LaunchDescription
+from qt_ros.graphs import GRAPHS, Process, environment
 
 
 def launch_description(name: str) -> LaunchDescription:
@@ -36,8 +36,7 @@ def launch_description(name: str) -> LaunchDescription:
     ]
 
     def start(context: Any) -> list[Any]:
-        arguments = arguments_from_text(name, context.launch_configurations)
-        return node_actions(processes(name, arguments))
+        return node_actions(GRAPHS[name].processes_from_text(context.launch_configurations))
 
     variables = [SetEnvironmentVariable(*item) for item in environment(os.environ).items()]
     return LaunchDescription([*declarations, *variables, OpaqueFunction(function=start)])

@@ -7,9 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
-import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -163,7 +161,7 @@ def running(
     """Run the processes of a graph while the block lasts.
 
     Args:
-        processes: What `qt_ros.graphs.processes` lists.
+        processes: What a `qt_ros.graphs.Graph` lists.
         ready_timeout: Seconds until a process that has not announced itself is an error.
         variables: Environment variables on top of ours.
         quiet: Whether to keep back what the processes print; errors name a process's last line.
@@ -191,8 +189,8 @@ def running(
 def command(process: Process, folder: Path) -> list[str]:
     """Give the words that start a process, and write its parameters into `folder`.
 
-    They go into a file under the node's full name, as launch_ros does: `-p` cannot say that a value
-    is text, and loses against a parameter file that names the node in another way.
+    They go into a file under the node's full name, as launch_ros does: `-p` cannot say that a
+    value is text, and loses against a parameter file that names the node in another way.
     """
     namespace = process.namespace.strip('/')
     full_name = f'/{namespace}/{process.name}' if namespace else f'/{process.name}'
@@ -207,39 +205,3 @@ def command(process: Process, folder: Path) -> list[str]:
         words += ['-r', f'{source}:={target}']
     words += ['--params-file', str(process.params_file), '--params-file', str(written)]
     return [*words, '--log-level', process.log_level]
-
-
-@contextlib.contextmanager
-def private_graph() -> Iterator[None]:
-    """Give this process and its children a ROS graph of their own on this machine.
-
-    Enter it before rclpy is imported: it changes environment variables.
-    """
-    changes = {
-        'ROS_DOMAIN_ID': str(_free_domain()),
-        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
-        **environment(os.environ),
-    }
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def _free_domain() -> int:
-    """A ROS domain in which no participant of this machine holds the first discovery port."""
-    domains = random.sample(range(1, 102), 101)
-    for domain in domains:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.bind(('', 7410 + 250 * domain))
-            except OSError:
-                continue
-            return domain
-    return domains[0]

@@ -19,7 +19,7 @@ COLOURS = {'success': (60, 160, 60), 'failure': (190, 50, 50), 'timeout': (190, 
 def caption(
     frame: NDArray[np.uint8], text: str, outcome: str = '', side: int = 384
 ) -> NDArray[np.uint8]:
-    """Enlarge a frame (H, W, 3) to `side` pixels and write `text` below; the outcome colours it."""
+    """Enlarge a frame (H, W, 3) to `side` pixels with `text` below, coloured by the outcome."""
     image = cv2.resize(frame, (side, side), interpolation=cv2.INTER_CUBIC)
     bar = np.full((CAPTION_HEIGHT, side, 3), COLOURS.get(outcome, (40, 40, 40)), np.uint8)
     font, white = cv2.FONT_HERSHEY_SIMPLEX, (255, 255, 255)
@@ -80,7 +80,7 @@ def plot_values(
     path.parent.mkdir(parents=True, exist_ok=True)
     figure = Figure(figsize=(11, 1.1 * len(joints)), layout='constrained')
     FigureCanvasAgg(figure)
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.4))
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.4), squeeze=False)[0]
     camera = left.subplots()
     camera.imshow(frame)
     camera.set_title(instruction)

@@ -40,7 +40,7 @@ class Environment(Protocol):
         ...
 
     def reset(self, seed: int) -> tuple[Observation, str]:
-        """Start the episode that `seed` determines; give the first observation and the sentence."""
+        """Start the episode of `seed`; give the first observation and the sentence."""
         ...
 
     def step(self, bins: NDArray[np.int64]) -> Step:

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 os.environ.setdefault('MUJOCO_GL', 'egl')  # headless; read by mujoco when it is imported
 
-import mujoco  # noqa: E402
+import mujoco
 
-from qt_core.action_space import ActionSpace  # noqa: E402
-from qt_core.contract import RobotContract  # noqa: E402
-from qt_core.environments.demonstrator import BLOCK_SIZE, joint_pose  # noqa: E402
-from qt_core.environments.environment import Step  # noqa: E402
-from qt_core.observation import Observation, form_observation  # noqa: E402
-from qt_core.share import share_path  # noqa: E402
+from qt_core.action_space import ActionSpace
+from qt_core.contract import RobotContract
+from qt_core.environments.demonstrator import BLOCK_SIZE, joint_pose
+from qt_core.environments.environment import Step
+from qt_core.observation import Observation, form_observation
+from qt_core.share import share_path
 
 MAX_STEPS = 25  # control steps until time is out
 COLOURS = {'red': (0.85, 0.1, 0.1), 'green': (0.1, 0.65, 0.15), 'blue': (0.12, 0.25, 0.9)}
@@ -106,7 +106,7 @@ class Tabletop:
         self.time = 0.0
 
     def reset(self, seed: int, *, sentences: str = 'train') -> Scene:
-        """Lay out the episode of `seed`: block poses, the named colour, a sentence, the start pose.
+        """Lay out the episode of `seed`: blocks, the named colour, a sentence, the start pose.
 
         Args:
             seed: Any non-negative integer.

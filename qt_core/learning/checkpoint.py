@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints: a folder of safetensors and JSON. Nothing is ever unpickled.
 
-    config.json                what the policy is, its contract, how it was trained
-    model.safetensors          weights
-    sentences.safetensors      embeddings of the sentences it was trained on
-    README.md                  the model card
+config.json                what the policy is, its contract, how it was trained
+model.safetensors          weights
+sentences.safetensors      embeddings of the sentences it was trained on
+README.md                  the model card
 """
 
 from __future__ import annotations
@@ -138,11 +138,10 @@ def replace_folder(partial: Path, folder: Path) -> None:
 
 def _load_tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
-        tensors: dict[str, torch.Tensor] = load_file(path)
+        return load_file(path)
     except (OSError, SafetensorError) as error:
         line = ' '.join(str(error).split())
         raise CheckpointError(f'{path}: damaged or truncated ({line})') from error
-    return tensors
 
 
 def _model_card(checkpoint: Checkpoint) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 def autoregressive_targets(
     q: Tensor, q_next: Tensor, reward: Tensor, terminal: Tensor, returns: Tensor, discount: float
 ) -> Tensor:
-    """Compute the target of every action dimension at every step (eq. 1 and the Monte-Carlo bound).
+    """Compute the target of every action dimension (eq. 1 and the Monte-Carlo bound).
 
         y_i = max_b Q'(s_t, a_1..a_i, b) for i < N
         y_N = r_t + γ · max_b Q'(s_{t+1}, b), without the second term where terminal

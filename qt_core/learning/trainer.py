@@ -84,9 +84,7 @@ class TrainConfig:
         require(0 < self.discount <= 1, 'discount', self.discount, '0 < discount <= 1')
         require(0 <= self.target_decay < 1, 'target_decay', self.target_decay, '0 <= decay < 1')
         modes = ('no', 'bf16', 'fp16')
-        require(
-            self.mixed_precision in modes, 'mixed_precision', self.mixed_precision, str(modes)
-        )
+        require(self.mixed_precision in modes, 'mixed_precision', self.mixed_precision, str(modes))
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """MaxViT frame encoder, conditioned on a sentence by FiLM before every block.
 
-Tu et al. 2022, "MaxViT: Multi-Axis Vision Transformer"; Perez et al. 2018, "FiLM". Normalisation is
-per pixel over channels: batch statistics would differ between training and a robot's single frame.
-Feature maps are (B, H, W, C) throughout.
+Tu et al. 2022, "MaxViT: Multi-Axis Vision Transformer"; Perez et al. 2018, "FiLM". Normalisation
+is per pixel over channels: batch statistics would differ between training and a robot's single
+frame. Feature maps are (B, H, W, C) throughout.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ class MaxViTConfig:
 
     def __post_init__(self) -> None:
         same = len(self.widths) == len(self.depths) > 0
-        require(same, 'maxvit.depths', self.depths, 'as many numbers as maxvit.widths, at least one')
+        require(
+            same, 'maxvit.depths', self.depths, 'as many numbers as maxvit.widths, at least one'
+        )
         for width in self.widths:
             divides = width % (4 * self.heads) == 0
             require(divides, 'maxvit.widths', width, f'a multiple of 4·heads = {4 * self.heads}')
@@ -102,16 +104,22 @@ class MBConv(nn.Module):
         gate = torch.sigmoid(self.excite(F.gelu(self.squeeze(hidden.mean((1, 2))))))
         out = self.project(hidden * gate[:, None, None])
         if self.stride > 1:
-            x = rearrange(x, 'b (h i) (w j) c -> b h w c (i j)', i=self.stride, j=self.stride).mean(-1)
+            x = rearrange(
+                x, 'b (h i) (w j) c -> b h w c (i j)', i=self.stride, j=self.stride
+            ).mean(-1)
         return out + self.shortcut(x)
 
 
 class AxisAttention(nn.Module):
-    """Attention within tiles of window x window pixels, with axial rotary positions, then a feed-forward.
+    """Attention within tiles of window x window pixels, then a feed-forward layer.
 
-    `grid` attends among pixels that stand at the same place of every tile of a window x window grid
-    instead of among neighbours (Tu et al. 2022, fig. 3). Rotary: Su et al. 2021, one axis per half.
+    `grid` attends among pixels that stand at the same place of every tile of a window x window
+    grid instead of among neighbours (Tu et al. 2022, fig. 3). Positions are rotary (Su et al.
+    2021), rows in one half of the channels and columns in the other.
     """
+
+    cosine: Tensor
+    sine: Tensor
 
     def __init__(self, width: int, config: MaxViTConfig, *, grid: bool) -> None:
         super().__init__()
@@ -161,7 +169,9 @@ class AxisAttention(nn.Module):
 class MaxViTBlock(nn.Module):
     """FiLM, MBConv, block attention, grid attention."""
 
-    def __init__(self, channels: int, width: int, stride: int, text: int, config: MaxViTConfig) -> None:
+    def __init__(
+        self, channels: int, width: int, stride: int, text: int, config: MaxViTConfig
+    ) -> None:
         super().__init__()
         self.film = FiLM(text, channels)
         self.convolution = MBConv(channels, width, config.expansion, stride)
@@ -197,15 +207,13 @@ class MaxViT(nn.Module):
         return x
 
 
-
 def _channels_first(layer: nn.Module, x: Tensor) -> Tensor:
-    """Run a convolution on (B, H, W, C) without copying: the permuted view is channels-last memory."""
-    out: Tensor = layer(x.permute(0, 3, 1, 2))
-    return out.permute(0, 2, 3, 1)
+    """Run a convolution on (B, H, W, C); the permuted view is channels-last memory, no copy."""
+    return layer(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 def _axial_rotary(window: int, width: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (window², width): rows turn the first half of the channels, columns the second."""
+    """Give cosines and sines (window², width): rows turn the first half, columns the second."""
     frequencies = math.pi / 2 * torch.linspace(0.25, 1, width // 4)
     row, column = torch.meshgrid(torch.arange(window), torch.arange(window), indexing='ij')
     angles = torch.cat([p.reshape(-1, 1) * frequencies for p in (row, column)], dim=-1)

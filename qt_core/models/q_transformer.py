@@ -59,7 +59,7 @@ class QTransformerConfig:
 
 
 class TokenLearner(nn.Module):
-    """Summarise a feature map by a few tokens, each a learned spatial average (Ryoo et al. 2021)."""
+    """Summarise a feature map by tokens, each a learned spatial average (Ryoo et al. 2021)."""
 
     def __init__(self, channels: int, width: int, tokens: int, rows: int, columns: int) -> None:
         super().__init__()
@@ -77,6 +77,8 @@ class TokenLearner(nn.Module):
 class StateEncoder(nn.Module):
     """Turn normalised joint positions into one token by Fourier features (Tancik et al. 2020)."""
 
+    scale: Tensor
+
     def __init__(self, joints: int, width: int, octaves: int = 5) -> None:
         super().__init__()
         self.register_buffer('scale', math.pi / 2 * 2.0 ** torch.arange(octaves), persistent=False)
@@ -89,8 +91,7 @@ class StateEncoder(nn.Module):
     def forward(self, state: Tensor) -> Tensor:
         """Encode (..., S) as (..., D)."""
         angles = (state.unsqueeze(-1) * self.scale).flatten(-2)
-        token: Tensor = self.layers(torch.cat([state, angles.sin(), angles.cos()], dim=-1))
-        return token
+        return self.layers(torch.cat([state, angles.sin(), angles.cos()], dim=-1))
 
 
 class QRoboticTransformer(nn.Module):
@@ -136,7 +137,9 @@ class QRoboticTransformer(nn.Module):
             Block(width, config.heads, cross=True) for _ in range(config.decoder_depth)
         )
         self.head_norm = nn.LayerNorm(width)
-        self.head_weight = nn.Parameter(torch.randn(self.dimensions, width, self.bins) / width**0.5)
+        self.head_weight = nn.Parameter(
+            torch.randn(self.dimensions, width, self.bins) / width**0.5
+        )
         self.head_bias = nn.Parameter(torch.zeros(self.dimensions, self.bins))
         with torch.no_grad():
             self.head_weight.mul_(0.1)  # start near Q = 1/2, where the sigmoid is steepest
@@ -158,7 +161,7 @@ class QRoboticTransformer(nn.Module):
         return self.decode(self.contextualise(self.encode(images, state, text)), bins)
 
     def encode(self, images: Mapping[str, Tensor], state: Tensor, text: Tensor) -> Tensor:
-        """Encode frames one by one: (B, F, M, D). A frame's tokens do not depend on other frames."""
+        """Encode frames as (B, F, M, D); a frame's tokens do not depend on other frames."""
         batch, frames = state.shape[:2]
         text = self.text_norm(text)
         per_frame = text.repeat_interleave(frames, dim=0)
@@ -182,7 +185,7 @@ class QRoboticTransformer(nn.Module):
         return rearrange(self.context_norm(x), 'b (f m) d -> b f m d', m=count)
 
     def decode(self, context: Tensor, bins: Tensor) -> Tensor:
-        """Give logits (B, F, K+1, A) of the first K+1 dimensions, K = bins.shape[-1] capped at N-1.
+        """Give logits (B, F, K+1, A) of the first K+1 dimensions, K at most N-1.
 
         Args:
             context: (B, F, M, D) from `contextualise`.

@@ -112,7 +112,9 @@ class WindowSampler:
         valid = starts[:, 1:2] + offsets[:-1] < starts[:, 2:3]
 
         def read(name: str) -> NDArray[Any]:
-            parts = [self.folder.shards[s][name][r] for s, r in zip(starts[:, 0], rows, strict=True)]
+            parts = [
+                self.folder.shards[s][name][r] for s, r in zip(starts[:, 0], rows, strict=True)
+            ]
             return np.stack(parts)
 
         returns = np.stack(

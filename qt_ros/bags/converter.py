@@ -181,10 +181,12 @@ def _scan(bag: EpisodeBag) -> tuple[list[list[int]], list[tuple[int, NDArray[np.
     times: dict[str, list[int]] = {topic: [] for topic in streams}
     commands: list[tuple[int, NDArray[np.float64]]] = []
     instruction = contract.instruction.topic
+    latest = bag.record.stop + round(1e9 * contract.period)
     for topic, received, message in bag.messages([*streams, contract.action.topic], [instruction]):
         time = stream_time(message, received)
         if topic == contract.action.topic:
-            commands.append((time, command_targets(message, contract.action)))
+            if received <= latest:
+                commands.append((time, command_targets(message, contract.action)))
         elif topic == instruction:
             if message.data != bag.record.instruction:
                 raise BagError(

@@ -44,7 +44,8 @@ class EpisodeRecord:
         ended_by: `terminal` when the task ended, `timeout` when the recording was cut off.
         contract: Text of the contract it was recorded under.
         start: Time of the first message, ns on the node clock.
-        stop: Time of the last message, ns.
+        stop: Time the episode was ended, ns on the node clock; what was received more than a
+            control period later belongs to no episode.
         dropped: Messages that could not be written in time; an intact episode has none.
         counts: Messages per topic.
     """

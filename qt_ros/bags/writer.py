@@ -61,7 +61,7 @@ class EpisodeBagWriter:
         self._last = max(self._last, time)
 
     def finish(self, record: EpisodeRecord) -> Path:
-        """Complete the bag with its record; counts and times are filled in here."""
+        """Complete the bag with its record; counts and missing times are filled in here."""
         self._writer.set_custom_data('qt_ros.instruction', record.instruction)
         self._writer.set_custom_data('qt_ros.outcome', record.outcome)
         self._writer.set_custom_data('qt_ros.contract', record.contract)
@@ -69,7 +69,7 @@ class EpisodeBagWriter:
         dataclasses.replace(
             record,
             start=self._first,
-            stop=self._last,
+            stop=record.stop or self._last,
             counts=tuple(
                 TopicCount(topic=t, messages=n, name=self._names.get(t, ''))
                 for t, n in self.counts.items()

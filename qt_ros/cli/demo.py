@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`qt-ros demo`: the whole loop once, on a real ROS graph.
 
-    shipped policy ─ simulator, policy, recorder on ROS ─▶ bags ─▶ replay folder ─▶ training
+shipped policy ─ simulator, policy, recorder on ROS ─▶ bags ─▶ replay folder ─▶ training
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         'demo',
         help='run, record, convert and train once, in simulation',
-        description='Run the shipped policy through ROS on unseen layouts and sentences, record the '
-        'episodes, convert the bags, train on them from scratch for a few hundred steps, and write '
-        'summary.json, a video and a picture of the Q-values.',
+        description='Run the shipped policy through ROS on unseen layouts and sentences, record '
+        'the episodes, convert the bags, train on them from scratch for a few hundred steps, and '
+        'write summary.json, a video and a picture of the Q-values.',
     )
-    parser.add_argument('--out', type=Path, default=Path('out/demo'), help='replaced when it exists')
+    parser.add_argument(
+        '--out', type=Path, default=Path('out/demo'), help='replaced when it exists'
+    )
     parser.add_argument('--episodes', type=int, default=60)
     parser.add_argument('--checkpoint', type=Path, help='another policy than the shipped one')
     parser.add_argument('--train-steps', type=int, help='overrides config/train/demo.yaml')

@@ -224,7 +224,9 @@ def evaluate_through_ros(
         sentences=sentences,
         instruction_override=override,
         episodes=tuple(
-            EpisodeOutcome(seed=r.seed, instruction=r.instruction, outcome=r.outcome, steps=r.steps)
+            EpisodeOutcome(
+                seed=r.seed, instruction=r.instruction, outcome=r.outcome, steps=r.steps
+            )
             for r in results
         ),
         latency_ms=tuple(x for r in results for x in r.latency_ms),

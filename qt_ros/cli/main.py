@@ -60,7 +60,7 @@ def _explanation(error: Exception) -> str | None:
         return (
             extra and f"needs {error.name}, which is not installed: pip install 'qt_ros[{extra}]'"
         )
-    # Every error class of the project is raised for input that cannot be used. Looking at where the
+    # Every error class of the project is raised for what its user can mend. Looking at where the
     # class is defined, instead of importing each, keeps torch out of `qt-ros --help`.
     ours = type(error).__module__.partition('.')[0] in ('qt_core', 'qt_ros')
     return ' '.join(str(error).split()) if ours or isinstance(error, OSError) else None

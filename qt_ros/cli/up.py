@@ -8,7 +8,7 @@ import argparse
 import sys
 from typing import Any
 
-from qt_ros.graphs import GRAPHS, arguments_from_text, processes
+from qt_ros.graphs import GRAPHS
 
 
 def add_parser(subparsers: Any) -> None:
@@ -43,10 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the subcommand; it ends with Ctrl-C, or with an error when a process ends."""
     from qt_ros.up import running
 
-    texts = {
-        option.name: getattr(arguments, option.name) for option in GRAPHS[arguments.graph].options
-    }
-    graph = processes(arguments.graph, arguments_from_text(arguments.graph, texts))
+    graph = GRAPHS[arguments.graph].processes_from_text(vars(arguments))
     with running(graph, ready_timeout=arguments.ready_timeout, quiet=False) as children:
         names = ', '.join(process.name for process in graph)
         print(f'qt-ros: {names} ready; Ctrl-C ends', file=sys.stderr, flush=True)

@@ -115,9 +115,9 @@ class EpisodeRunner:
         self._call_until(f'{self.driver}/reset', expected)
         bag = ''
         if self.record:
-            bag = self._call_until('recorder/start', {'instruction': sentence}, 'recorder/discard')[
-                'bag'
-            ]
+            bag = self._call_until(
+                'recorder/start', {'instruction': sentence}, 'recorder/discard'
+            )['bag']
         begun = time.monotonic()
         self._call('simulator/start')
         self._spin_until(
@@ -153,7 +153,9 @@ class EpisodeRunner:
             raise GraphError(f'{service}: {answer.message or "refused"}')
         return json.loads(answer.message) if answer.message else {}
 
-    def _call_until(self, service: str, expected: dict[str, Any], undo: str = '') -> dict[str, Any]:
+    def _call_until(
+        self, service: str, expected: dict[str, Any], undo: str = ''
+    ) -> dict[str, Any]:
         """Call until the answer holds `expected`: topics and services have no common order."""
         deadline = time.monotonic() + self.timeout
         while True:

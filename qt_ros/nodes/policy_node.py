@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a trained policy on a robot: observations in, safe joint commands out.
 
-    callbacks ─ store ─▶ ObservationAssembler ─▶ worker thread: policy ─▶ SafetyFilter ─▶ command
+callbacks ─ store ─▶ ObservationAssembler ─▶ worker thread: policy ─▶ SafetyFilter ─▶ command
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ PARAMETERS = (
     Parameter('contract', '', "Contract file that must equal the checkpoint's; '' for any."),
     Parameter('device', 'auto', 'Torch device; auto takes a GPU when there is one.'),
     Parameter('threads', 1, 'Torch threads on a CPU.', 1, 256),
-    Parameter('trigger', 'rate', 'Act at the contract rate (rate) or once per image (observation).'),
+    Parameter(
+        'trigger', 'rate', 'Act at the contract rate (rate) or once per image (observation).'
+    ),
     Parameter('stamp_commands', False, 'Stamp commands with the observation they answer.'),
     Parameter('publish_values', False, 'Publish the value of every bin on ~/values.'),
     Parameter('autostart', True, 'Configure and activate at start.'),
@@ -91,7 +93,9 @@ class PolicyNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start acting."""
         result = super().on_activate(state)
-        return result if result != TransitionCallbackReturn.SUCCESS else self._transition(self._arm)
+        return (
+            result if result != TransitionCallbackReturn.SUCCESS else self._transition(self._arm)
+        )
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Hold the measured pose and stop acting."""
@@ -181,7 +185,9 @@ class PolicyNode(LifecycleNode):
         with self.lock:
             ages = self.assembler.ages(self._now())
             problem = self.problem
-        status = DiagnosticStatus(name=f'{self.get_name()}: policy', hardware_id=self.contract.name)
+        status = DiagnosticStatus(
+            name=f'{self.get_name()}: policy', hardware_id=self.contract.name
+        )
         status.level = DiagnosticStatus.ERROR if problem else DiagnosticStatus.OK
         status.message = problem or ('acting' if self.running else 'inactive')
         values = {f'age of {s} (s)': 'never' if a is None else f'{a:.3f}' for s, a in ages.items()}

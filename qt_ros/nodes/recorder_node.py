@@ -38,6 +38,7 @@ from qt_ros.nodes.node_support import (
 PARAMETERS = (
     Parameter('contract', '', 'Contract file of the robot.'),
     Parameter('output', 'bags', 'Folder that episodes are written into.'),
+    Parameter('extra_topics', [''], 'Topics to record besides those of the contract.'),
     Parameter('min_free_mib', 512, 'Refuse to record with less free disk space.', 0, 2**31 - 1),
 )
 QUEUE_SIZE = 2000  # messages waiting for the writer thread
@@ -107,6 +108,10 @@ class RecorderNode(Node):
         topics[contract.instruction.topic] = 'std_msgs/msg/String'
         self.topics = {self.resolve_topic_name(t): kind for t, kind in topics.items()}
         self.names = {self.resolve_topic_name(t): t for t in topics}
+        # Recorded when something publishes them; their types are known only then.
+        extra = [t for t in self.get_parameter('extra_topics').value if t]
+        self.extra_topics = [self.resolve_topic_name(t) for t in extra]
+        self.extra: dict[str, str] = {}
         self.instruction_topic = self.resolve_topic_name(contract.instruction.topic)
         self.instruction: bytes | None = None
         self.streams: dict[str, Stream] = {}
@@ -134,11 +139,15 @@ class RecorderNode(Node):
     def follow_publishers(self) -> None:
         """Subscribe to topics as their publishers appear, with QoS that all of them satisfy."""
         if self.recording is not None:
+            self.publish_status('recording')
             return
-        for topic, kind in self.topics.items():
+        for topic in (*self.topics, *self.extra_topics):
             infos = self.get_publishers_info_by_topic(topic)
             if not infos:
                 continue
+            kind = self.topics.get(topic) or infos[0].topic_type
+            if topic not in self.topics:
+                self.extra[topic] = kind
             profiles = [info.qos_profile for info in infos]
             reliable = all(p.reliability == ReliabilityPolicy.RELIABLE for p in profiles)
             latched = all(p.durability == DurabilityPolicy.TRANSIENT_LOCAL for p in profiles)
@@ -171,7 +180,8 @@ class RecorderNode(Node):
         sentence = deserialize_message(self.instruction, String).data
         path = self._next_path()
         try:
-            self.recording = Recording(path, self.topics, self.names, sentence)
+            topics = self.topics | self.extra
+            self.recording = Recording(path, topics, self.names, sentence)
         except (BagError, OSError) as error:
             response.message = str(error)
             return response
@@ -195,8 +205,8 @@ class RecorderNode(Node):
             self.publish_status('idle')
         return response
 
-    def finish(self, outcome: str, ended_by: str) -> Path:
-        """Complete the episode being recorded.
+    def finish(self, outcome: str, ended_by: str, stop: int = 0) -> Path:
+        """Complete the episode being recorded, which ended at `stop` ns; 0: with its last message.
 
         Raises:
             BagError: Something could not be written; what was stays in the `.partial` folder.
@@ -212,6 +222,7 @@ class RecorderNode(Node):
                 instruction=recording.instruction,
                 outcome=outcome,
                 ended_by=ended_by,
+                stop=stop,
                 contract=self.contract.to_text(),
                 dropped=recording.dropped,
             )
@@ -234,9 +245,10 @@ class RecorderNode(Node):
             if self.recording is None:
                 response.message = 'no episode is being recorded; call ~/start first'
                 return response
+            stop = self._now()
             await self._settled()
             try:
-                path = self.finish(outcome, ended_by)
+                path = self.finish(outcome, ended_by, stop)
             except (BagError, OSError) as error:
                 response.message = str(error)
                 return response
@@ -288,7 +300,8 @@ class RecorderNode(Node):
             if topic == self.instruction_topic:
                 self.instruction = data
             if self.recording is not None:
-                self.last_message = time.monotonic()
+                if topic in self.topics:
+                    self.last_message = time.monotonic()
                 self.recording.put(topic, self._now(), data)
 
         return receive

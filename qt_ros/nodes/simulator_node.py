@@ -42,7 +42,9 @@ PARAMETERS = (
     Parameter('contract', '', 'Contract file of the simulated arm.'),
     Parameter('task', 'reach', 'Task to simulate: reach.'),
     Parameter('seed', 0, 'Episode that the next ~/reset lays out.', 0, 2**31 - 1, read_only=False),
-    Parameter('sentences', 'train', 'Wordings of the sentences: train or unseen.', read_only=False),
+    Parameter(
+        'sentences', 'train', 'Wordings of the sentences: train or unseen.', read_only=False
+    ),
     Parameter('lock_step', False, 'Wait for the command that answers each observation.'),
     Parameter('camera_height', 128, 'Rows of the published image.', 16, 2048),
     Parameter('camera_width', 128, 'Columns of the published image.', 16, 2048),
@@ -89,9 +91,7 @@ class SimulatorNode(Node):
 
     def reset(self) -> dict[str, Any]:
         """Lay out the episode of the `seed` parameter."""
-        self.scene = self.simulation.reset(
-            self._value('seed'), sentences=self._value('sentences')
-        )
+        self.scene = self.simulation.reset(self._value('seed'), sentences=self._value('sentences'))
         self.targets = self._measured()
         self.steps = 0
         self.latency: list[float] = []
@@ -130,7 +130,7 @@ class SimulatorNode(Node):
         return response
 
     def on_command(self, message: Any) -> None:
-        """Take a command; in lock step, the one that answers the newest observation moves time on."""
+        """Take a command; in lock step, the one that answers the observation moves time on."""
         try:
             targets = command_targets(message, self.contract.action)
         except ConversionError as error:

@@ -1,6 +1,7 @@
 # Copyright 2026 The qt_ros authors
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
+import itertools
 import json
 
 import pytest
@@ -76,7 +77,7 @@ def test_learning_rate_warms_up_and_falls(tiny_config):
     rates = [learning_rate(step, config) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == pytest.approx(rates[10]) == pytest.approx(1.0)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
     assert 0.04 < rates[-1] < 0.06
 
 
@@ -84,7 +85,9 @@ def test_truncated_checkpoint_is_refused_with_one_line(tiny_config, replay_path,
     train(tiny_config, replay_path, tmp_path / 'run')
     weights = tmp_path / 'run/last/model.safetensors'
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match=r'model\.safetensors: damaged or truncated') as error:
+    with pytest.raises(
+        CheckpointError, match=r'model\.safetensors: damaged or truncated'
+    ) as error:
         load_checkpoint(tmp_path / 'run/last')
     assert '\n' not in str(error.value)
 

@@ -99,13 +99,19 @@ def episode_messages(episode, contract=CONTRACT, *, period=100_000_000, prefix='
     return messages
 
 
-def write_bag(path, messages, contract=CONTRACT, *, outcome='success', ended_by='terminal'):
+def write_bag(
+    path, messages, contract=CONTRACT, *, outcome='success', ended_by='terminal', stop=0
+):
     """Write messages into a bag."""
     writer = EpisodeBagWriter(path, {topic: kind for topic, kind, _, _ in messages})
     for topic, kind, received, message in messages:
         writer.write(topic, received, bytes(STORE.serialize_cdr(message, kind)))
     return writer.finish(
         EpisodeRecord(
-            instruction=SENTENCE, outcome=outcome, ended_by=ended_by, contract=contract.to_text()
+            instruction=SENTENCE,
+            outcome=outcome,
+            ended_by=ended_by,
+            stop=stop,
+            contract=contract.to_text(),
         )
     )

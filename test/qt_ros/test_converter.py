@@ -131,6 +131,14 @@ def test_episode_lasts_from_the_first_to_the_last_command(tmp_path):
     assert np.array_equal(episode.images['front'], expected.frames[2:6])
 
 
+def test_commands_after_the_end_do_not_count(tmp_path):
+    # The robot goes on while the recorder waits for the last messages.
+    expected = draw_episode(18, steps=20)
+    episode, _ = converted(tmp_path, episode_messages(expected), stop=START + 10 * PERIOD)
+    assert len(episode.action) == 12  # one period of grace: /clock may be late
+    assert episode.reward.tolist() == [0.0] * 11 + [1.0]
+
+
 def test_ticks_with_a_frozen_camera_are_left_out(tmp_path):
     messages = episode_messages(draw_episode(8, steps=20))
     frozen = [m for m in messages if 'image' in m[0]][5:15]
