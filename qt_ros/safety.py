@@ -17,8 +17,8 @@ class SafetyFilter:
     """Keeps commands finite, within position limits, and close to the one before.
 
     The first command after `rearm` is held close to the measured pose instead, so that motion
-    starts with a ramp. A measured pose outside the limits is brought back by at most one step at a time:
-    until it is inside, commands may lie outside the limits, but never further out than the pose.
+    starts with a ramp. A measured pose outside the limits is brought back by at most one step at
+    a time: until it is inside, commands may lie outside the limits, but never further out.
 
     Args:
         contract: Limits and joints.

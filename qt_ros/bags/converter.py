@@ -276,4 +276,4 @@ def _map(
         yield from map(function, bags)
         return
     with ProcessPoolExecutor(workers, mp_context=get_context('spawn')) as pool:
-        yield from pool.map(function, bags, chunksize=8)
+        yield from pool.map(function, bags)

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Sequence
 
 from qt_ros import __version__
-from qt_ros.cli import convert, train, up
+from qt_ros.cli import collect, convert, demo, evaluate, train, up
 
-SUBCOMMANDS = (up, convert, train)
+SUBCOMMANDS = (up, collect, convert, train, evaluate, demo)
 EXTRAS = {  # module -> the extra of the package that brings it
     'accelerate': 'train',
     'matplotlib': 'train',

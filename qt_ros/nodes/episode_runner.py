@@ -106,7 +106,6 @@ class EpisodeRunner:
         """
         self._set_seed(seed)
         scene = self._call('simulator/reset')
-        before = self.episode.get('published', 0)
         sentence = override(scene['instruction'])
         self.instructions.publish(String(data=sentence))
         expected = {'instruction': sentence}
@@ -134,7 +133,7 @@ class EpisodeRunner:
             target=scene['target'],
             outcome=episode['outcome'],
             steps=episode['steps'],
-            published=episode['published'] - before,
+            published=episode['published'] - scene['published'],
             latency_ms=episode['latency_ms'],
             seconds=seconds,
             bag=bag,

@@ -101,6 +101,7 @@ class SimulatorNode(Node):
             'seed': self.scene.seed,
             'instruction': self.scene.instruction,
             'target': self.scene.target,
+            'published': self.ticks,
         }
 
     def on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
