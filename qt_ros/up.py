@@ -74,8 +74,10 @@ class Child:
         """Say how the process ended, one line."""
         self._reader.join(timeout=1.0)
         code = self._popen.wait()
-        how = f'exited with code {code}' if code >= 0 else f'ended by {signal.Signals(-code).name}'
-        return f'{self.name} {how}' + (f': {self.last_line}' if self.last_line else '')
+        if code < 0:
+            return f'{self.name} was ended by {signal.Signals(-code).name}'
+        why = f': {self.last_line}' if code and self.last_line else ''
+        return f'{self.name} exited with code {code}{why}'
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the process and its own children."""

@@ -76,7 +76,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     (partial / 'config.json').write_text(json.dumps(config, indent=1), encoding='utf-8')
     weights = {k: v.detach().cpu().contiguous() for k, v in checkpoint.model.state_dict().items()}
     save_file(weights, partial / 'model.safetensors')
-    embeddings = torch.from_numpy(np.ascontiguousarray(checkpoint.embeddings))
+    embeddings = torch.tensor(checkpoint.embeddings)
     save_file({'embeddings': embeddings}, partial / 'sentences.safetensors')
     (partial / 'README.md').write_text(_model_card(checkpoint), encoding='utf-8')
     replace_folder(partial, folder)

@@ -40,6 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for subcommand in SUBCOMMANDS:
         subcommand.add_parser(subparsers)
     parsed = parser.parse_args(arguments)
+    # A shell script's background job starts with SIGINT ignored; SIGTERM and a closed terminal
+    # would leave the nodes that a subcommand has started running.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _exit)
     try:
         status: int = parsed.run(parsed)
     except KeyboardInterrupt:
@@ -51,6 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f'qt-ros: {line}', file=sys.stderr)
         return 1
     return status
+
+
+def _exit(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def _explanation(error: Exception) -> str | None:
