@@ -6,7 +6,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from setuptools import find_packages, setup
-from setuptools.command.install_data import install_data
+
+# isort: split
+from distutils.command.install_data import install_data  # setuptools' own, once that is imported
 
 NAME = 'qt_ros'
 NODES = ('policy_node', 'recorder_node', 'simulator_node', 'demonstrator_node')
@@ -89,12 +91,12 @@ setup(
         'sim': ['mujoco>=3.2'],
         'train': ['accelerate>=1', 'matplotlib>=3.8', 'tensorboard>=2.15'],
         'test': [
-            'build',
             'hypothesis>=6',
             'mypy>=1.13',
             'pytest>=8',
             'pytest-timeout>=2.3',
             'ruff>=0.9',
+            'setuptools>=70',
             'types-PyYAML',
         ],
     },
