@@ -12,7 +12,8 @@ from distutils.command.install_data import install_data  # setuptools' own, once
 
 NAME = 'qt_ros'
 NODES = ('policy_node', 'recorder_node', 'simulator_node', 'demonstrator_node')
-MANIFEST = ElementTree.parse(Path(__file__).with_name('package.xml'))
+ROOT = Path(__file__).resolve().parent  # colcon build --symlink-install runs a link to this file
+MANIFEST = ElementTree.parse(ROOT / 'package.xml')
 
 PROGRAM = """#!/usr/bin/env python3
 import sys
@@ -57,7 +58,7 @@ setup(
     name=NAME,
     version=MANIFEST.findtext('version'),
     description=MANIFEST.findtext('description'),
-    long_description=Path('README.md').read_text(encoding='utf-8'),
+    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     author=MANIFEST.findtext('author'),
     maintainer=MANIFEST.findtext('maintainer'),

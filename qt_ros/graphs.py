@@ -77,6 +77,7 @@ class Arguments:
     noise: float | None = _argument(None, 'How careless the demonstrator is, 0 to 1.')
 
 
+_NOTHING_SAID = Arguments()
 STANDARD = (
     'namespace',
     'use_sim_time',
@@ -150,7 +151,7 @@ class Graph:
             Option(
                 name=name,
                 kind=_KINDS[str(fields[name].type).removesuffix(' | None')],
-                default=self.defaults[name] if name in self.defaults else fields[name].default,
+                default=self.defaults.get(name, getattr(_NOTHING_SAID, name)),
                 description=fields[name].metadata['description'],
                 choices=fields[name].metadata['choices'],
             )

@@ -136,6 +136,7 @@ def test_setup_cfg_tells_colcon_where_programs_go():
     content.read(ROOT / 'setup.cfg')
     assert content['develop']['script_dir'] == '$base/lib/qt_ros'
     assert content['install']['install_scripts'] == '$base/lib/qt_ros'
+    assert content['build_scripts']['executable'] == '/usr/bin/env python3'
 
 
 def test_tool_settings_leave_the_metadata_to_setup_py():
