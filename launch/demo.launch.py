@@ -3,6 +3,7 @@
 """Run the shipped policy in the simulator and record it."""
 
 from launch import LaunchDescription
+
 from qt_ros.launching import launch_description
 
 

@@ -3,6 +3,7 @@
 """Run a policy on a robot."""
 
 from launch import LaunchDescription
+
 from qt_ros.launching import launch_description
 
 

@@ -3,6 +3,7 @@
 """Record episodes of a robot to bags."""
 
 from launch import LaunchDescription
+
 from qt_ros.launching import launch_description
 
 

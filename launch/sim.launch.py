@@ -3,6 +3,7 @@
 """Simulate the tabletop arm."""
 
 from launch import LaunchDescription
+
 from qt_ros.launching import launch_description
 
 

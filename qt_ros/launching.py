@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from launch import LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     OpaqueFunction,
@@ -15,7 +16,6 @@ from launch.actions import (
 )
 from launch_ros.actions import LifecycleNode, Node
 
-from launch import LaunchDescription
 from qt_ros.graphs import GRAPHS, Process, environment
 
 
