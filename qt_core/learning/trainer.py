@@ -32,6 +32,7 @@ from qt_core.learning.checkpoint import (
 from qt_core.learning.losses import (
     autoregressive_targets,
     conservative_loss,
+    cross_entropy_losses,
     temporal_difference_loss,
 )
 from qt_core.models.q_transformer import QRoboticTransformer, QTransformerConfig
@@ -50,7 +51,10 @@ class TrainConfig:
         weight_decay: AdamW's, on matrices only.
         gradient_clip: Largest norm of the gradient.
         discount: γ per control step.
-        conservative_weight: Weight of the conservative term against the TD term.
+        value_loss: `squared`, as in the paper, or `cross_entropy`, which learns in fewer steps.
+        conservative_weight: Weight of the conservative term against the TD term. The value of a
+            bin that makes up a share p of the data tends to p / (p + weight·(1 - p) / (A - 1)) of
+            its return: at A - 1, to p of it.
         target_decay: The target network keeps this share of itself at every step.
         seed: Seed of weights and order of batches.
         mixed_precision: `no`, `bf16` or `fp16`.
@@ -68,6 +72,7 @@ class TrainConfig:
     weight_decay: float = 0.01
     gradient_clip: float = 1.0
     discount: float = 0.98
+    value_loss: str = 'squared'
     conservative_weight: float = 1.0
     target_decay: float = 0.99
     seed: int = 0
@@ -83,8 +88,15 @@ class TrainConfig:
             require(getattr(self, name) > 0, name, getattr(self, name), 'a positive number')
         require(0 < self.discount <= 1, 'discount', self.discount, '0 < discount <= 1')
         require(0 <= self.target_decay < 1, 'target_decay', self.target_decay, '0 <= decay < 1')
+        kinds = ('squared', 'cross_entropy')
+        require(self.value_loss in kinds, 'value_loss', self.value_loss, ' or '.join(kinds))
         modes = ('no', 'bf16', 'fp16')
-        require(self.mixed_precision in modes, 'mixed_precision', self.mixed_precision, str(modes))
+        require(
+            self.mixed_precision in modes,
+            'mixed_precision',
+            self.mixed_precision,
+            ' or '.join(modes),
+        )
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
@@ -115,9 +127,13 @@ def q_loss(
             q, q_next, batch.reward, batch.terminal, batch.returns, config.discount
         )
     images = {name: frames[:, :-1] for name, frames in batch.images.items()}
-    values = model(images, batch.state[:, :-1], batch.text, batch.bins).float().sigmoid()
-    td = temporal_difference_loss(values, batch.bins, targets, batch.valid)
-    conservative = conservative_loss(values, batch.bins, batch.valid)
+    logits = model(images, batch.state[:, :-1], batch.text, batch.bins).float()
+    values = logits.sigmoid()
+    if config.value_loss == 'squared':
+        td = temporal_difference_loss(values, batch.bins, targets, batch.valid)
+        conservative = conservative_loss(values, batch.bins, batch.valid)
+    else:
+        td, conservative = cross_entropy_losses(logits, batch.bins, targets, batch.valid)
     taken = values.detach().gather(-1, batch.bins.unsqueeze(-1))
     return {
         'loss': td + config.conservative_weight * conservative,
@@ -296,10 +312,10 @@ class Trainer:
             tensors = load_file(folder / 'state.safetensors')
         except (OSError, ValueError) as error:
             raise CheckpointError(f'{self.out}: no run to resume ({error})') from error
-        # `steps` alone may change: a run can be made longer.
+        # A run can be made longer, or go on with more threads.
         ours, theirs = plain(self.config), state['config']
         for key in ours:
-            if key != 'steps' and ours[key] != theirs.get(key):
+            if key not in ('steps', 'threads') and ours[key] != theirs.get(key):
                 raise ConfigurationError(
                     f'{key} is {ours[key]!r}, but the run in {self.out} has {theirs.get(key)!r}'
                 )

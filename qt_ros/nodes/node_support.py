@@ -8,6 +8,7 @@ import importlib
 import json
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -80,14 +81,18 @@ def run_node(make: Callable[[], Node], finish: Callable[[Any], None] = lambda no
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    stopped = threading.Event()
     node = None
     code = 0
     try:
         node = make()
         executor = SingleThreadedExecutor()
         executor.add_node(node)
-        while rclpy.ok():
-            # Not spin(): without rclpy's own handlers a signal is seen only between waits.
+        # From here on only noted: an exception in the midst of a callback would surface as
+        # whatever a library that it passes through makes of it.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stopped.set())
+        while rclpy.ok() and not stopped.is_set():
             executor.spin_once(timeout_sec=0.2)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass

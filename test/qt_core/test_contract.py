@@ -52,10 +52,18 @@ def test_the_shipped_contract_says_what_its_comments_say(contract):
         (('action', 'mode'), 'jump', "action.mode is 'jump', expected delta or absolute or veloc"),
         (('action', 'type'), 'twist', "action.type is 'twist', expected joint_trajectory or mult"),
         (('action', 'bins'), 1, 'action.bins is 1, expected 2..4096'),
-        (('action', 'low', 0), 0.2, r'action.low\[0\] is 0.2, expected less than action.high\[0\]'),
+        (
+            ('action', 'low', 0),
+            0.2,
+            r'action.low\[0\] is 0.2, expected less than action.high\[0\]',
+        ),
         (('action', 'high'), [1.0], r'action.high is \[1.0\], expected 7 numbers'),
         (('action', 'low', 3), float('nan'), r'action.low\[3\] is nan, expected a finite number'),
-        (('action', 'companding'), 'log', "action.companding is 'log', expected uniform or mu_law"),
+        (
+            ('action', 'companding'),
+            'log',
+            "action.companding is 'log', expected uniform or mu_law",
+        ),
         (('safety', 'max_step', 6), 0, r'safety.max_step\[6\] is 0.0, expected a positive number'),
         (('safety', 'velocity'), 1, 'safety.velocity is not a field; allowed: position_low'),
     ],
@@ -91,6 +99,11 @@ def test_differences_are_listed_by_field(contract):
     camera = dataclasses.replace(contract.cameras[0], width=96)
     other = dataclasses.replace(contract, rate=20.0, cameras=(camera,))
     assert differing_fields(contract, contract) == []
-    assert differing_fields(contract, other) == ['rate: 10.0 != 20.0', 'cameras[0].width: 64 != 96']
-    with pytest.raises(ContractError, match=r'bag was made under another contract than config: ra'):
+    assert differing_fields(contract, other) == [
+        'rate: 10.0 != 20.0',
+        'cameras[0].width: 64 != 96',
+    ]
+    with pytest.raises(
+        ContractError, match=r'bag was made under another contract than config: ra'
+    ):
         require_same(contract, other, 'config', 'bag')

@@ -10,7 +10,12 @@ from qt_core.observation import Observation
 
 @pytest.mark.parametrize(
     ('successes', 'trials', 'low', 'high'),
-    [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (10, 10, 0.7225, 1.0), (95, 100, 0.888, 0.978)],
+    [
+        (0, 10, 0.0, 0.2775),
+        (5, 10, 0.2366, 0.7634),
+        (10, 10, 0.7225, 1.0),
+        (95, 100, 0.888, 0.978),
+    ],
 )
 def test_wilson_interval_matches_published_values(successes, trials, low, high):
     assert wilson_interval(successes, trials) == pytest.approx((low, high), abs=1e-3)

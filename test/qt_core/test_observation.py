@@ -61,4 +61,6 @@ def test_normalised_limits_are_minus_one_and_one(contract):
     low, high = np.array(contract.state.low), np.array(contract.state.high)
     assert normalise_state(contract.state, low) == pytest.approx(-np.ones(7))
     assert normalise_state(contract.state, high) == pytest.approx(np.ones(7))
-    assert normalise_state(contract.state, (low + high) / 2) == pytest.approx(np.zeros(7), abs=1e-6)
+    assert normalise_state(contract.state, (low + high) / 2) == pytest.approx(
+        np.zeros(7), abs=1e-6
+    )

@@ -13,9 +13,7 @@ from test.conftest import make_episode
 
 def episode_of(contract, seed):
     sentence = f'touch the {("red", "blue")[seed % 2]} block'
-    return make_episode(
-        contract, seed, steps=4 + seed, success=seed % 3 > 0, instruction=sentence
-    )
+    return make_episode(contract, seed, steps=4 + seed, success=seed % 3 > 0, instruction=sentence)
 
 
 def test_what_is_written_is_read_back(replay_path, tiny_contract, embed):

@@ -124,7 +124,9 @@ def test_a_contract_with_an_unknown_joint_is_refused(contract):
 
 
 def test_naming_another_block():
-    assert name_another_block('touch the red block', 'tap the {other} cube') == 'tap the green cube'
+    assert (
+        name_another_block('touch the red block', 'tap the {other} cube') == 'tap the green cube'
+    )
     assert name_another_block('touch the blue block', 'stop') == 'stop'
     with pytest.raises(ValueError, match='names none of red, green, blue'):
         name_another_block('touch the pink block', 'tap the {other} cube')
