@@ -46,7 +46,7 @@ SENTENCES = {
 }
 AREA = ((0.26, 0.44), (-0.16, 0.16))  # where blocks lie, m
 SPACING = 0.11  # least distance between block centres, m
-START = (0.30, 0.0, 0.24)  # fingertips at the start, m
+START = ((0.24, 0.42), (-0.18, 0.18), (0.17, 0.30))  # where the fingertips may start, m
 PHYSICS_STEP = 0.004  # s
 CAMERA_POSITION = (0.98, 0.0, 0.62)  # m
 CAMERA_TARGET = (0.30, 0.0, 0.03)  # m, the point in the middle of the image
@@ -117,7 +117,7 @@ class Tabletop:
         target = str(random.choice(list(COLOURS)))
         sentence = str(random.choice(SENTENCES[sentences])).format(target)
         mujoco.mj_resetData(self.model, self.data)
-        start = joint_pose(np.array(START) + random.uniform(-0.05, 0.05, 3))
+        start = joint_pose(random.uniform(*np.transpose(START)))
         for index, name in enumerate(self._arm_joints()):
             self.data.joint(name).qpos[0] = self.data.ctrl[index] = start[index]
         for colour, centre in zip(COLOURS, centres, strict=True):

@@ -58,12 +58,26 @@ class QTransformerConfig:
         require(divides, 'model.width', self.width, f'a multiple of model.heads = {self.heads}')
 
 
+def grid_position(rows: int, columns: int, width: int) -> Tensor:
+    """Give sines and cosines (rows, columns, width) of the place in a grid, both axes in 0..1."""
+    frequencies = torch.pi * 2.0 ** torch.arange(width // 4).div(width // 4).mul(4)
+    vertical = torch.linspace(0, 1, rows)[:, None, None] * frequencies
+    horizontal = torch.linspace(0, 1, columns)[None, :, None] * frequencies
+    parts = [
+        wave(angles).expand(rows, columns, -1)
+        for angles in (vertical, horizontal)
+        for wave in (torch.sin, torch.cos)
+    ]
+    return torch.cat(parts, dim=-1).contiguous()
+
+
 class TokenLearner(nn.Module):
     """Summarise a feature map by tokens, each a learned spatial average (Ryoo et al. 2021)."""
 
     def __init__(self, channels: int, width: int, tokens: int, rows: int, columns: int) -> None:
         super().__init__()
-        self.position = nn.Parameter(0.02 * torch.randn(rows, columns, width))
+        # As large as the features from the start: a token says where, not only what.
+        self.position = nn.Parameter(grid_position(rows, columns, width))
         self.project = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, width))
         self.attend = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, tokens))
 
@@ -124,7 +138,7 @@ class QRoboticTransformer(nn.Module):
         self.text_norm = nn.LayerNorm(config.text_width, elementwise_affine=False)
         self.text_encoder = nn.Linear(config.text_width, width)
         self.tokens = len(self.cameras) * config.image_tokens + 2
-        self.token_position = nn.Parameter(0.02 * torch.randn(self.tokens, width))
+        self.token_position = nn.Parameter(0.5 * torch.randn(self.tokens, width))
         self.frame_position = nn.Parameter(0.02 * torch.randn(config.frames, 1, width))
         self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
         self.context_norm = nn.LayerNorm(width)

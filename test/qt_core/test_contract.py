@@ -78,7 +78,7 @@ def test_errors_name_the_field_the_value_and_what_is_allowed(content, path, valu
 
 def test_missing_field_is_named(content):
     del content['state']['topic']
-    with pytest.raises(ContractError, match='state.topic is missing'):
+    with pytest.raises(ContractError, match=r'state\.topic is missing'):
         load(content)
 
 

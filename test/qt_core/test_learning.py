@@ -67,7 +67,7 @@ def folder(bandit, tmp_path_factory):
 
 
 def learn(folder, bandit, loss):
-    config = TrainConfig(steps=250, model=dataclasses.replace(TINY_MODEL, frames=1))
+    config = TrainConfig(steps=200, model=dataclasses.replace(TINY_MODEL, frames=1))
     torch.manual_seed(0)
     model = QRoboticTransformer(config.model, bandit)
     target = QRoboticTransformer(config.model, bandit).requires_grad_(False)

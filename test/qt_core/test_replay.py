@@ -110,12 +110,13 @@ def test_an_epoch_has_every_window_once(replay_path):
 
 
 def test_an_exception_leaves_nothing_behind(tmp_path, tiny_contract, embed):
-    with (
-        pytest.raises(RuntimeError, match='boom'),
-        ReplayWriter(tmp_path / 'r', tiny_contract, embed, shard_steps=1) as writer,
-    ):
-        writer.add(make_episode(tiny_contract, 0))
-        raise RuntimeError('boom')
+    def write():
+        with ReplayWriter(tmp_path / 'r', tiny_contract, embed, shard_steps=1) as writer:
+            writer.add(make_episode(tiny_contract, 0))
+            raise RuntimeError('boom')
+
+    with pytest.raises(RuntimeError, match='boom'):
+        write()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The qt_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""The policy node on real graphs: in the simulator's lock step, and beside a robot in real time."""
+"""The policy node on real graphs: in the simulator's lock step, and beside a robot."""
 
 import dataclasses
 import json
