@@ -1,6 +1,6 @@
 # Copyright 2026 The qt_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""MaxViT frame encoder, conditioned on a sentence by FiLM before every block.
+"""MaxViT frame encoder, conditioned on a sentence by FiLM in every block.
 
 Tu et al. 2022, "MaxViT: Multi-Axis Vision Transformer"; Perez et al. 2018, "FiLM". Normalisation
 is per pixel over channels: batch statistics would differ between training and a robot's single
@@ -73,8 +73,6 @@ class FiLM(nn.Module):
     def __init__(self, text: int, channels: int) -> None:
         super().__init__()
         self.project = nn.Linear(text, 2 * channels)
-        nn.init.zeros_(self.project.weight)
-        nn.init.zeros_(self.project.bias)
 
     def forward(self, x: Tensor, text: Tensor) -> Tensor:
         """Condition x (B, H, W, C) on text (B, E)."""
@@ -83,24 +81,29 @@ class FiLM(nn.Module):
 
 
 class MBConv(nn.Module):
-    """Inverted bottleneck with squeeze and excitation (Sandler et al. 2018; Hu et al. 2018)."""
+    """Inverted bottleneck with squeeze and excitation (Sandler et al. 2018; Hu et al. 2018).
 
-    def __init__(self, channels: int, out: int, expansion: int, stride: int) -> None:
+    The sentence conditions the depthwise convolution's output before its non-linearity. On the
+    residual stream, before normalisation, a policy took ten times as long to start listening.
+    """
+
+    def __init__(self, channels: int, out: int, expansion: int, stride: int, text: int) -> None:
         super().__init__()
         hidden = expansion * channels
         self.stride = stride
         self.norm = nn.LayerNorm(channels)
         self.expand = nn.Linear(channels, hidden)
         self.depthwise = nn.Conv2d(hidden, hidden, 3, stride, padding=1, groups=hidden)
+        self.film = FiLM(text, hidden)
         self.squeeze = nn.Linear(hidden, max(8, hidden // 4))
         self.excite = nn.Linear(max(8, hidden // 4), hidden)
         self.project = nn.Linear(hidden, out)
         self.shortcut = nn.Identity() if channels == out else nn.Linear(channels, out, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Transform (B, H, W, C) into (B, H/stride, W/stride, out)."""
+    def forward(self, x: Tensor, text: Tensor) -> Tensor:
+        """Transform (B, H, W, C) into (B, H/stride, W/stride, out) under text (B, E)."""
         hidden = F.gelu(self.expand(self.norm(x)))
-        hidden = F.gelu(_channels_first(self.depthwise, hidden))
+        hidden = F.gelu(self.film(_channels_first(self.depthwise, hidden), text))
         gate = torch.sigmoid(self.excite(F.gelu(self.squeeze(hidden.mean((1, 2))))))
         out = self.project(hidden * gate[:, None, None])
         if self.stride > 1:
@@ -167,21 +170,19 @@ class AxisAttention(nn.Module):
 
 
 class MaxViTBlock(nn.Module):
-    """FiLM, MBConv, block attention, grid attention."""
+    """MBConv under FiLM, block attention, grid attention."""
 
     def __init__(
         self, channels: int, width: int, stride: int, text: int, config: MaxViTConfig
     ) -> None:
         super().__init__()
-        self.film = FiLM(text, channels)
-        self.convolution = MBConv(channels, width, config.expansion, stride)
+        self.convolution = MBConv(channels, width, config.expansion, stride, text)
         self.block = AxisAttention(width, config, grid=False)
         self.grid = AxisAttention(width, config, grid=True)
 
     def forward(self, x: Tensor, text: Tensor) -> Tensor:
         """Transform (B, H, W, C) under text (B, E)."""
-        x = self.convolution(self.film(x, text))
-        return self.grid(self.block(x))
+        return self.grid(self.block(self.convolution(x, text)))
 
 
 class MaxViT(nn.Module):

@@ -72,20 +72,26 @@ def grid_position(rows: int, columns: int, width: int) -> Tensor:
 
 
 class TokenLearner(nn.Module):
-    """Summarise a feature map by tokens, each a learned spatial average (Ryoo et al. 2021)."""
+    """Summarise a feature map by tokens, each a learned spatial average (Ryoo et al. 2021).
+
+    What is there decides where to look; the token then holds what is there and where. Logits are
+    linear in the normalised features and start sharp: near-uniform averages say nothing of places.
+    """
+
+    SHARPNESS = 4.0
 
     def __init__(self, channels: int, width: int, tokens: int, rows: int, columns: int) -> None:
         super().__init__()
-        # As large as the features from the start: a token says where, not only what.
-        self.position = nn.Parameter(grid_position(rows, columns, width))
-        self.project = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, width))
-        self.attend = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, tokens))
+        self.norm = nn.LayerNorm(channels)
+        self.attend = nn.Linear(channels, tokens)
+        self.project = nn.Linear(channels, width)
+        self.position = nn.Parameter(grid_position(rows, columns, width).flatten(0, 1))
 
     def forward(self, features: Tensor) -> Tensor:
         """Reduce features (B, H, W, C) to tokens (B, M, D)."""
-        x = rearrange(self.project(features) + self.position, 'b h w d -> b (h w) d')
-        weights = self.attend(x).softmax(dim=1)
-        return weights.transpose(1, 2) @ x
+        x = rearrange(self.norm(features), 'b h w c -> b (h w) c')
+        weights = (self.SHARPNESS * self.attend(x)).softmax(dim=1)
+        return weights.transpose(1, 2) @ (self.project(x) + self.position)
 
 
 class StateEncoder(nn.Module):

@@ -17,8 +17,6 @@ B, F = 2, 2
 def model(tiny_contract):
     torch.manual_seed(0)
     model = QRoboticTransformer(TINY_MODEL, tiny_contract).eval()
-    for film in (block.film for block in model.vit.blocks):
-        torch.nn.init.normal_(film.project.weight, std=0.1)  # zero at the start of training
     with torch.no_grad():
         model.head_weight.mul_(30)  # spread the values, so that choices are not ties
     return model
