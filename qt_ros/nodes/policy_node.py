@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float32MultiArray, Int32MultiArray, MultiArrayDimension, String
@@ -121,6 +122,8 @@ class PolicyNode(LifecycleNode):
         self.worker.join()
         self.worker = None
         self.hold()
+        # The process may be about to end, and a command still on its way with it.
+        self.commands.wait_for_all_acked(Duration(seconds=0.5))
 
     def hold(self) -> None:
         """Command the newest measured pose, if there is one."""

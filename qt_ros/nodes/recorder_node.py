@@ -247,6 +247,8 @@ class RecorderNode(Node):
                 return response
             stop = self._now()
             await self._settled()
+            if self.get_parameter('use_sim_time').value:
+                stop = self._now()  # /clock may have waited behind the call
             try:
                 path = self.finish(outcome, ended_by, stop)
             except (BagError, OSError) as error:

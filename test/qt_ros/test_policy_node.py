@@ -222,12 +222,12 @@ def test_a_robot_in_real_time(robot, checkpoint, contract):
         transit(robot, Transition.TRANSITION_ACTIVATE)
         robot.spin_until(lambda: len(robot.bins) > decided, 'active again')
         assert len(robot.commands) > count
-        decided = len(robot.commands)
-        robot.position = 0.25
-    # On Ctrl-C the last command is to hold the pose measured then.
-    robot.spin_until(
-        lambda: command_targets(robot.commands[-1], contract.action)[0] in (0.3, 0.25), 'hold'
-    )
+    # On Ctrl-C, the last command is to hold the pose.
+    robot.spin_until(lambda: holds(robot.commands[-1], state, contract), 'hold')
+
+
+def holds(command, state, contract):
+    return np.allclose(command_targets(command, contract.action), state)
 
 
 def transit(robot, transition):
