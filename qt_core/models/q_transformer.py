@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Q-Transformer: Q(s, a_1..a_{i-1}, a_i) for every bin of action dimension i.
 
-    image ─ MaxViT(FiLM(text)) ─ token learner ─┐
-    joint positions ─ Fourier features ─ MLP ───┴─▶ M tokens per frame ─▶ frame-causal transformer
-                                                                             │ tokens of frame t
+    image ─ MaxViT(FiLM(text)) ─ token learner(text) ─┐
+    joint positions ─ Fourier features ─ MLP ─────────┼─▶ M tokens ─▶ frame-causal transformer
+    text ─ linear ────────────────────────────────────┘   per frame          │ tokens of frame t
     start, a_1 .. a_{N-1} ─▶ causal decoder, cross-attending to frame t  ◀───┘
                                 └─▶ logits (N, A) ─ sigmoid ─▶ Q in (0, 1)
 
@@ -72,26 +72,33 @@ def grid_position(rows: int, columns: int, width: int) -> Tensor:
 
 
 class TokenLearner(nn.Module):
-    """Summarise a feature map by tokens, each a learned spatial average (Ryoo et al. 2021).
+    """Summarise a feature map by tokens, each a spatial average (after Ryoo et al. 2021).
 
-    What is there decides where to look; the token then holds what is there and where. Logits are
-    linear in the normalised features and start sharp: near-uniform averages say nothing of places.
+    What is there decides where to look, and the sentence what to look for; the token then holds
+    what is there and where. The sentence must act here and not only by FiLM before: attention
+    logits that multiply the two directly ground a sentence in hundreds of steps, not thousands.
+    Logits start sharp: near-uniform averages say nothing of places.
     """
 
     SHARPNESS = 4.0
 
-    def __init__(self, channels: int, width: int, tokens: int, rows: int, columns: int) -> None:
+    def __init__(
+        self, channels: int, width: int, tokens: int, rows: int, columns: int, text: int
+    ) -> None:
         super().__init__()
+        self.tokens = tokens
+        self.scale = self.SHARPNESS / channels**0.5
         self.norm = nn.LayerNorm(channels)
-        self.attend = nn.Linear(channels, tokens)
+        self.query = nn.Linear(text, tokens * channels)
         self.project = nn.Linear(channels, width)
         self.position = nn.Parameter(grid_position(rows, columns, width).flatten(0, 1))
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Reduce features (B, H, W, C) to tokens (B, M, D)."""
+    def forward(self, features: Tensor, text: Tensor) -> Tensor:
+        """Reduce features (B, H, W, C) to tokens (B, M, D) under text (B, E)."""
         x = rearrange(self.norm(features), 'b h w c -> b (h w) c')
-        weights = (self.SHARPNESS * self.attend(x)).softmax(dim=1)
-        return weights.transpose(1, 2) @ (self.project(x) + self.position)
+        query = rearrange(self.query(text), 'b (m c) -> b m c', m=self.tokens)
+        weights = (self.scale * query @ x.transpose(1, 2)).softmax(dim=-1)
+        return weights @ (self.project(x) + self.position)
 
 
 class StateEncoder(nn.Module):
@@ -137,7 +144,7 @@ class QRoboticTransformer(nn.Module):
             vit.check_image(camera.height, camera.width)
             rows, columns = camera.height // vit.reduction, camera.width // vit.reduction
             self.token_learners[camera.name] = TokenLearner(
-                vit.widths[-1], width, config.image_tokens, rows, columns
+                vit.widths[-1], width, config.image_tokens, rows, columns, config.text_width
             )
         self.state_encoder = StateEncoder(len(contract.state.joints), width)
         # Unit-length embeddings have tiny components; FiLM learns slowly from those.
@@ -148,11 +155,9 @@ class QRoboticTransformer(nn.Module):
         self.frame_position = nn.Parameter(0.02 * torch.randn(config.frames, 1, width))
         self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
         self.context_norm = nn.LayerNorm(width)
-        self.start = nn.Parameter(0.02 * torch.randn(width))
-        self.bin_embedding = nn.Parameter(
-            0.02 * torch.randn(self.dimensions - 1, self.bins, width)
-        )
-        self.dimension_position = nn.Parameter(0.02 * torch.randn(self.dimensions, width))
+        self.start = nn.Parameter(0.5 * torch.randn(width))
+        self.bin_embedding = nn.Parameter(0.5 * torch.randn(self.dimensions - 1, self.bins, width))
+        self.dimension_position = nn.Parameter(0.5 * torch.randn(self.dimensions, width))
         self.decoder = nn.ModuleList(
             Block(width, config.heads, cross=True) for _ in range(config.decoder_depth)
         )
@@ -189,7 +194,7 @@ class QRoboticTransformer(nn.Module):
         for camera in self.cameras:
             pixels = rearrange(images[camera], 'b f h w c -> (b f) h w c')
             features = self.vit(pixels.to(text.dtype) / 127.5 - 1, per_frame)
-            learned = self.token_learners[camera](features)
+            learned = self.token_learners[camera](features, per_frame)
             tokens.append(rearrange(learned, '(b f) m d -> b f m d', b=batch))
         tokens.append(self.state_encoder(state).unsqueeze(2))
         tokens.append(self.text_encoder(text)[:, None, None].expand(-1, frames, -1, -1))

@@ -41,7 +41,7 @@ def changed(inputs, name, frame):
         copy[name] = inputs[name].clone()
         copy[name][:, frame] += 1 if name == 'bins' else 0.3
         if name == 'bins':
-            copy[name] %= 41
+            copy[name] %= 21
     return copy
 
 
