@@ -17,14 +17,15 @@ SHOULDER_HEIGHT = 0.13
 UPPER_ARM = 0.28
 FOREARM = 0.26
 HAND = 0.14  # wrist_1 to fingertips
-HOVER_HEIGHT = 0.06  # above the block's top while not yet over it
-ABOVE = 0.035  # horizontal distance that counts as over the block
 BLOCK_SIZE = 0.06
-GAIN = 0.7  # share of the remaining joint error removed per step
+PRESS = 0.02  # how far below the block's top the fingertips aim, m
+HOVER = 0.06  # highest approach above the block's top, m
+SLOPE = 1.5  # of the funnel that leads down to the block
+GAIN = 0.4  # share of the remaining joint error removed per step; fewer jumps to the limits
 
 
 class Demonstrator:
-    """Touches the named block from above: over it first, then down.
+    """Touches the named block from above, down a funnel around it.
 
     Args:
         contract: The arm's contract; `delta` mode.
@@ -74,10 +75,8 @@ class Demonstrator:
         if self.slip_steps > 0:
             self.slip_steps -= 1
             return self.slip
-        top = self.aim[2] + BLOCK_SIZE / 2
-        tip = fingertip(state)
-        over = np.hypot(*(tip[:2] - self.aim[:2])) < ABOVE
-        height = top - 0.02 if over else top + HOVER_HEIGHT
+        distance = np.hypot(*(fingertip(state)[:2] - self.aim[:2]))
+        height = self.aim[2] + BLOCK_SIZE / 2 + min(SLOPE * distance - PRESS, HOVER)
         goal = joint_pose(np.array([self.aim[0], self.aim[1], height]))
         return np.clip(GAIN * (goal - np.asarray(state, np.float64)), self.low, self.high)
 

@@ -22,7 +22,7 @@ from qt_core.environments.environment import Step
 from qt_core.observation import Observation, form_observation
 from qt_core.share import share_path
 
-MAX_STEPS = 25  # control steps until time is out
+MAX_STEPS = 40  # control steps until time is out
 COLOURS = {'red': (0.85, 0.1, 0.1), 'green': (0.1, 0.65, 0.15), 'blue': (0.12, 0.25, 0.9)}
 SENTENCES = {
     'train': (

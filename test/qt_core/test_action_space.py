@@ -28,11 +28,11 @@ def test_every_bin_comes_back(contract, companding, bins):
 @every_companding
 def test_edges_and_middle(contract, companding):
     space = space_of(contract, companding=companding)
-    low, middle, high = (space.decode(np.full(7, b)) for b in (0, 20, 40))
+    low, middle, high = (space.decode(np.full(7, b)) for b in (0, 10, 20))
     assert low == pytest.approx(np.array(contract.action.low))
     assert high == pytest.approx(np.array(contract.action.high))
     assert middle == pytest.approx(np.zeros(7), abs=1e-12)
-    assert np.array_equal(space.encode(np.full(7, 1e9)), np.full(7, 40))
+    assert np.array_equal(space.encode(np.full(7, 1e9)), np.full(7, 20))
     assert np.array_equal(space.encode(np.full(7, -1e9)), np.zeros(7))
 
 
@@ -41,16 +41,16 @@ def test_mu_law_is_the_formula_and_finer_around_zero(contract):
     x = 0.03
     scaled = x / 0.1
     companded = np.log1p(MU * scaled) / np.log1p(MU)
-    assert space.encode(np.full(7, x))[0] == round((companded + 1) / 2 * 40)
-    values = space.decode(np.repeat(np.arange(41)[:, None], 7, axis=1))[:, 0]
+    assert space.encode(np.full(7, x))[0] == round((companded + 1) / 2 * 20)
+    values = space.decode(np.repeat(np.arange(21)[:, None], 7, axis=1))[:, 0]
     gaps = np.diff(values)
-    assert gaps[20] < gaps[0] / 10
+    assert gaps[10] < gaps[0] / 5
 
 
 @given(value=st.floats(-0.1, 0.1), companding=st.sampled_from(['uniform', 'mu_law']))
 def test_encoding_takes_the_nearest_bin(contract, value, companding):
     space = space_of(contract, companding=companding)
-    every = space.decode(np.repeat(np.arange(41)[:, None], 7, axis=1))[:, 0]
+    every = space.decode(np.repeat(np.arange(21)[:, None], 7, axis=1))[:, 0]
     error = abs(space.decode(space.encode(np.full(7, value)))[0] - value)
     assert error <= np.diff(every).max() / 2 * (1 + 1e-9) or companding == 'mu_law'
     assert error <= np.diff(every).max()
@@ -60,8 +60,8 @@ def test_bad_values_are_refused(contract):
     space = ActionSpace(contract)
     with pytest.raises(ValueError, match='not finite'):
         space.encode(np.full(7, np.nan))
-    with pytest.raises(ValueError, match=r'not all in 0\.\.40'):
-        space.decode(np.full(7, 41))
+    with pytest.raises(ValueError, match=r'not all in 0\.\.20'):
+        space.decode(np.full(7, 21))
 
 
 @pytest.mark.parametrize(
@@ -89,5 +89,5 @@ def test_commanded_joints_are_found_in_the_state_by_name(contract):
 def test_terminate_is_the_last_dimension(contract):
     space = space_of(contract, terminate=True)
     assert space.dimensions == 8
-    assert space.encode(np.array([*[0.0] * 7, 1.0]))[-1] == 40
-    assert len(space.to_targets(space.decode(np.full(8, 40)), np.zeros(7))) == 7
+    assert space.encode(np.array([*[0.0] * 7, 1.0]))[-1] == 20
+    assert len(space.to_targets(space.decode(np.full(8, 20)), np.zeros(7))) == 7

@@ -124,7 +124,7 @@ def test_an_exception_leaves_nothing_behind(tmp_path, tiny_contract, embed):
     ('change', 'message'),
     [
         ({'state': np.zeros((5, 7), np.float32)}, r'state is \(5, 7\), expected \(7, 7\)'),
-        ({'bins': np.full((6, 7), 41)}, r'bins are not all in 0\.\.40'),
+        ({'bins': np.full((6, 7), 21)}, r'bins are not all in 0\.\.20'),
         ({'reward': np.full(6, np.nan, np.float32)}, 'reward is not finite'),
         ({'images': {}}, "lacks uint8 images of camera 'front'"),
         ({'terminal': True, 'timeout': True}, 'both terminal and timeout'),

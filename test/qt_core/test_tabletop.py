@@ -88,7 +88,7 @@ def test_noise_makes_some_demonstrations_fail(environment):
 def test_standing_still_is_a_timeout_not_an_end(environment):
     environment.reset(0)
     for _ in range(environment.max_steps):
-        step = environment.step(np.full(7, 20))
+        step = environment.step(np.full(7, 10))
     assert step.timeout
     assert not step.terminal
     assert step.reward == 0
