@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -67,34 +66,6 @@ def conservative_loss(q: Tensor, taken: Tensor, valid: Tensor) -> Tensor:
     others = torch.ones_like(q).scatter_(-1, taken.unsqueeze(-1), 0.0)
     per_step = (others * q.square()).sum((-1, -2)) / (q.shape[-2] * (q.shape[-1] - 1))
     return 0.5 * _mean_where(per_step, valid)
-
-
-def cross_entropy_losses(
-    logits: Tensor, taken: Tensor, targets: Tensor, valid: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Classify instead of regressing, with the same optimum and a gradient that does not vanish.
-
-        TD:            mean of -y ln Q(s, a) - (1 - y) ln (1 - Q(s, a))
-        conservative:  mean over bins b ≠ taken of -ln (1 - Q(s, b))
-
-    The squared losses on a sigmoid are flat where Q is near 0 or 1 and wrong. Farebrother et al.
-    2024, "Stop Regressing", in its form of two classes.
-
-    Args:
-        logits: (B, T, N, A); Q is their sigmoid.
-        taken: (B, T, N) bins in the data.
-        targets: (B, T, N) in [0, 1].
-        valid: (B, T) bool; other steps do not count.
-
-    Returns:
-        The two terms, averaged as `temporal_difference_loss` and `conservative_loss` are.
-    """
-    chosen = logits.gather(-1, taken.unsqueeze(-1)).squeeze(-1)
-    td = F.binary_cross_entropy_with_logits(chosen, targets.clamp(0, 1), reduction='none')
-    others = torch.ones_like(logits).scatter_(-1, taken.unsqueeze(-1), 0.0)
-    count = logits.shape[-2] * (logits.shape[-1] - 1)
-    per_step = (others * F.softplus(logits)).sum((-1, -2)) / count
-    return _mean_where(td.mean(-1), valid), _mean_where(per_step, valid)
 
 
 def _mean_where(values: Tensor, valid: Tensor) -> Tensor:

@@ -32,7 +32,6 @@ from qt_core.learning.checkpoint import (
 from qt_core.learning.losses import (
     autoregressive_targets,
     conservative_loss,
-    cross_entropy_losses,
     temporal_difference_loss,
 )
 from qt_core.models.q_transformer import QRoboticTransformer, QTransformerConfig
@@ -51,7 +50,6 @@ class TrainConfig:
         weight_decay: AdamW's, on matrices only.
         gradient_clip: Largest norm of the gradient.
         discount: γ per control step.
-        value_loss: `squared`, as in the paper, or `cross_entropy`, which learns in fewer steps.
         conservative_weight: Weight of the conservative term against the TD term. The value of a
             bin that makes up a share p of the data tends to p / (p + weight·(1 - p) / (A - 1)) of
             its return: at A - 1, to p of it.
@@ -72,7 +70,6 @@ class TrainConfig:
     weight_decay: float = 0.01
     gradient_clip: float = 1.0
     discount: float = 0.98
-    value_loss: str = 'squared'
     conservative_weight: float = 1.0
     target_decay: float = 0.99
     seed: int = 0
@@ -88,8 +85,6 @@ class TrainConfig:
             require(getattr(self, name) > 0, name, getattr(self, name), 'a positive number')
         require(0 < self.discount <= 1, 'discount', self.discount, '0 < discount <= 1')
         require(0 <= self.target_decay < 1, 'target_decay', self.target_decay, '0 <= decay < 1')
-        kinds = ('squared', 'cross_entropy')
-        require(self.value_loss in kinds, 'value_loss', self.value_loss, ' or '.join(kinds))
         modes = ('no', 'bf16', 'fp16')
         require(
             self.mixed_precision in modes,
@@ -127,13 +122,9 @@ def q_loss(
             q, q_next, batch.reward, batch.terminal, batch.returns, config.discount
         )
     images = {name: frames[:, :-1] for name, frames in batch.images.items()}
-    logits = model(images, batch.state[:, :-1], batch.text, batch.bins).float()
-    values = logits.sigmoid()
-    if config.value_loss == 'squared':
-        td = temporal_difference_loss(values, batch.bins, targets, batch.valid)
-        conservative = conservative_loss(values, batch.bins, batch.valid)
-    else:
-        td, conservative = cross_entropy_losses(logits, batch.bins, targets, batch.valid)
+    values = model(images, batch.state[:, :-1], batch.text, batch.bins).float().sigmoid()
+    td = temporal_difference_loss(values, batch.bins, targets, batch.valid)
+    conservative = conservative_loss(values, batch.bins, batch.valid)
     taken = values.detach().gather(-1, batch.bins.unsqueeze(-1))
     return {
         'loss': td + config.conservative_weight * conservative,
