@@ -90,6 +90,6 @@ class SafetyFilter:
 def _finite(targets: Any, shape: tuple[int, ...]) -> NDArray[np.float64] | None:
     try:
         values = np.asarray(targets, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return values if values.shape == shape and np.isfinite(values).all() else None

@@ -103,6 +103,7 @@ def evaluate_direct(
         video: mp4 to write.
         video_episodes: How many of the episodes it shows.
     """
+    import torch
     from rich.progress import track
 
     from qt_core.contract import RobotContract
@@ -113,6 +114,7 @@ def evaluate_direct(
     from qt_ros.evaluation import EpisodeOutcome, EvaluationReport
     from qt_ros.video import episode_frames, write_video
 
+    torch.set_num_threads(1)  # one frame at a time is too little work to share
     policy: Policy | None = None
     expert: Demonstrator | None = None
     if name in BASELINES:

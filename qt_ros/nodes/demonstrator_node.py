@@ -16,15 +16,21 @@ from trajectory_msgs.msg import JointTrajectoryPoint
 from visualization_msgs.msg import MarkerArray
 
 from qt_core.action_space import ActionSpace
-from qt_core.contract import RobotContract
 from qt_core.environments.demonstrator import Demonstrator
-from qt_ros.conversions import COMMAND_TYPES, fill_command, joint_positions, nanoseconds
+from qt_ros.conversions import (
+    COMMAND_TYPES,
+    ConversionError,
+    fill_command,
+    joint_positions,
+    nanoseconds,
+)
 from qt_ros.nodes.node_support import (
     COMMAND,
     LATCHED,
     SENSOR,
     Parameter,
     declare,
+    load_contract,
     message_class,
     run_node,
 )
@@ -43,7 +49,7 @@ class DemonstratorNode(Node):
     def __init__(self) -> None:
         super().__init__('demonstrator')
         declare(self, PARAMETERS)
-        self.contract = RobotContract.load(self.get_parameter('contract').value)
+        self.contract = load_contract(self)
         self.space = ActionSpace(self.contract)
         self.seed = self.get_parameter('seed').value
         self.stamp_commands = self.get_parameter('stamp_commands').value
@@ -94,8 +100,12 @@ class DemonstratorNode(Node):
         if not self.armed or stamp == self.answered:
             return
         self.answered = stamp
-        positions = joint_positions(message)
-        state = np.array([positions[joint] for joint in self.contract.state.joints])
+        try:
+            positions = joint_positions(message)
+            state = np.array([positions[joint] for joint in self.contract.state.joints])
+        except (ConversionError, KeyError) as error:
+            self.get_logger().error(f'joint state ignored: {error}', throttle_duration_sec=1.0)
+            return
         targets = self.space.to_targets(self.expert.act(state), state)
         low, high = self.contract.safety.position_low, self.contract.safety.position_high
         self.commands.publish(

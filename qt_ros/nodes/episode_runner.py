@@ -117,6 +117,7 @@ class EpisodeRunner:
             bag = self._call_until(
                 'recorder/start', {'instruction': sentence}, 'recorder/discard'
             )['bag']
+        self.episode = {}  # it may still tell how this seed ended the last time
         begun = time.monotonic()
         self._call('simulator/start')
         self._spin_until(

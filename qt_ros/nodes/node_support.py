@@ -15,11 +15,14 @@ from typing import Any
 
 import rclpy
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import String
+
+from qt_core.contract import RobotContract
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 COMMAND = QoSProfile(depth=1)
@@ -56,6 +59,18 @@ def declare(node: Node, parameters: Sequence[Parameter]) -> None:
         node.declare_parameter(parameter.name, parameter.default, descriptor)
 
 
+def load_contract(node: Node) -> RobotContract:
+    """Load the file that the `contract` parameter names.
+
+    Raises:
+        ValueError: It names none, or the file is not a valid contract.
+    """
+    path = node.get_parameter('contract').value
+    if not path:
+        raise ValueError(f"contract is not set: give {node.get_name()} the robot's contract file")
+    return RobotContract.load(path)
+
+
 def message_class(name: str) -> Any:
     """Import a message class by its ROS name, such as `sensor_msgs/msg/Image`."""
     package, _, kind = name.split('/')
@@ -71,7 +86,7 @@ def run_node(make: Callable[[], Node], finish: Callable[[Any], None] = lambda no
     """Run a node until Ctrl-C, SIGTERM or shutdown.
 
     Args:
-        make: Builds the node; a ValueError or OSError becomes one line and exit code 1.
+        make: Builds the node; what is the user's to mend becomes one line and exit code 1.
         finish: Called with the node while the context is still valid, to say the last word.
 
     Returns:
@@ -96,13 +111,14 @@ def run_node(make: Callable[[], Node], finish: Callable[[Any], None] = lambda no
             executor.spin_once(timeout_sec=0.2)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ParameterException) as error:
         print(f'qt-ros: {" ".join(str(error).split())}', file=sys.stderr, flush=True)
         code = 1
     except SystemExit as stop:
         code = int(stop.code or 0)
-    if node is not None:
-        finish(node)
-        node.destroy_node()
-    rclpy.try_shutdown()
+    finally:
+        if node is not None:
+            finish(node)
+            node.destroy_node()
+        rclpy.try_shutdown()
     return code

@@ -76,6 +76,8 @@ class PolicyNode(LifecycleNode):
         self.problem = ''
         self.entities: list[tuple[Any, Any]] = []
         self.failure = ''
+        self.refusing = False  # the arm was told to hold, and no action was sent since
+        self.acted: int | None = None  # node clock at the last action, ns
 
     def start(self) -> None:
         """Configure and activate, as `autostart` asks.
@@ -89,7 +91,10 @@ class PolicyNode(LifecycleNode):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the checkpoint and create subscriptions and publishers."""
-        return self._transition(self._configure)
+        result = self._transition(self._configure)
+        if result != TransitionCallbackReturn.SUCCESS:
+            self._free()
+        return result
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start acting."""
@@ -100,8 +105,10 @@ class PolicyNode(LifecycleNode):
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Hold the measured pose and stop acting."""
-        self.disarm()
-        return super().on_deactivate(state)
+        result = self._transition(self.disarm)
+        return (
+            result if result != TransitionCallbackReturn.SUCCESS else super().on_deactivate(state)
+        )
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free the network and every topic."""
@@ -109,7 +116,6 @@ class PolicyNode(LifecycleNode):
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Hold the measured pose and free everything."""
-        self.disarm()
         return self._transition(self._free)
 
     def disarm(self) -> None:
@@ -127,10 +133,12 @@ class PolicyNode(LifecycleNode):
 
     def hold(self) -> None:
         """Command the newest measured pose, if there is one."""
-        measured = self._measured()
-        if measured is not None:
-            self.safety.rearm()
-            self._publish_command(measured, 0)
+        with self.lock:
+            self.acted = None
+            measured = self._measured()
+            if measured is not None:
+                self.safety.rearm()
+                self._publish_command(measured, 0)
 
     def on_message(self, stream: str, decode: Any, message: Any) -> None:
         """Store a sensor message."""
@@ -139,7 +147,9 @@ class PolicyNode(LifecycleNode):
             self.assembler.push(stream, stamp, partial(decode, message))
             if stream == STATE:
                 self.newest_state = message
-            self.lock.notify_all()
+            if self.trigger == 'observation':
+                self.due = True
+                self.lock.notify_all()
 
     def on_instruction(self, message: String) -> None:
         """Store the sentence; it takes effect at the next step."""
@@ -151,6 +161,17 @@ class PolicyNode(LifecycleNode):
         with self.lock:
             self.due = True
             self.lock.notify_all()
+
+    def on_watch(self) -> None:
+        """Hold when the last action is too long ago: nothing comes in, or inference hangs."""
+        with self.lock:
+            now = self._now()
+            if not self.running or self.acted is None:
+                return
+            silent = (now - self.acted) / 1e9
+            if silent > self.contract.safety.watchdog:
+                stale = self.assembler.stale(now)
+                self._refuse(str(stale) if stale else f'no action for {silent:.2f} s')
 
     def on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """Answer `~/reset`: forget the past."""
@@ -165,20 +186,21 @@ class PolicyNode(LifecycleNode):
         """Take observations and act on them until disarmed."""
         while True:
             with self.lock:
-                stamped = self._next()
-                while stamped is None and self.running:
+                found = self._next()
+                while found is None and self.running:
                     self.lock.wait()
-                    stamped = self._next()
+                    found = self._next()
                 if not self.running:
                     return
+                taken = self._now()
                 instruction = self.instruction
                 restart = instruction != self.followed
                 self.followed = instruction
-            if isinstance(stamped, Stale) or not instruction:
-                self._refuse(str(stamped) if isinstance(stamped, Stale) else 'no instruction')
+            if not isinstance(found, Stamped) or not instruction:
+                self._refuse('no instruction' if isinstance(found, Stamped) else str(found))
                 continue
             try:
-                self._act(stamped, instruction if restart else None)
+                self._act(found, taken, instruction if restart else None)
             except Exception:
                 self.get_logger().error(f'inference failed: {traceback.format_exc()}')
                 self._refuse('inference failed')
@@ -188,6 +210,7 @@ class PolicyNode(LifecycleNode):
         with self.lock:
             ages = self.assembler.ages(self._now())
             problem = self.problem
+            interventions = dict(self.safety.interventions)
         status = DiagnosticStatus(
             name=f'{self.get_name()}: policy', hardware_id=self.contract.name
         )
@@ -197,7 +220,7 @@ class PolicyNode(LifecycleNode):
         if self.inference_ms:
             p50, p95 = np.percentile(list(self.inference_ms), [50, 95])
             values |= {'inference p50 (ms)': f'{p50:.2f}', 'inference p95 (ms)': f'{p95:.2f}'}
-        values |= {f'interventions: {k}': str(v) for k, v in self.safety.interventions.items()}
+        values |= {f'interventions: {k}': str(v) for k, v in interventions.items()}
         values['instruction'] = self.instruction
         values['checkpoint'] = self.get_parameter('checkpoint').value
         values['contract'] = self.contract.name
@@ -259,7 +282,10 @@ class PolicyNode(LifecycleNode):
         self.entities.append(
             (self.destroy_service, self.create_service(Trigger, '~/reset', self.on_reset))
         )
-        timers = [self.create_timer(1.0, self.publish_diagnostics)]
+        timers = [
+            self.create_timer(1.0, self.publish_diagnostics),
+            self.create_timer(self.contract.safety.watchdog / 4, self.on_watch),
+        ]
         if self.trigger == 'rate':
             timers.append(self.create_timer(self.contract.period, self.on_tick))
         self.entities += [(self.destroy_timer, t) for t in timers]
@@ -267,11 +293,13 @@ class PolicyNode(LifecycleNode):
     def _arm(self) -> None:
         self.safety.rearm()
         self.running, self.due, self.followed = True, False, None
+        self.refusing, self.acted, self.problem = False, None, ''
         self.worker = threading.Thread(target=self.work, name='policy worker')
         self.worker.start()
         self.get_logger().info(f'policy ready: {self.get_parameter("checkpoint").value}')
 
     def _free(self) -> None:
+        self.disarm()
         for destroy, entity in self.entities:
             destroy(entity)
         self.entities = []
@@ -288,16 +316,19 @@ class PolicyNode(LifecycleNode):
             return TransitionCallbackReturn.FAILURE
         return TransitionCallbackReturn.SUCCESS
 
-    def _next(self) -> Stamped | Stale | None:
-        """Take the next observation to act on, or None; called with the lock held."""
-        if self.trigger == 'observation':
-            return self.assembler.complete()
+    def _next(self) -> Stamped | Stale | ValueError | None:
+        """Take the next observation, why there is none, or None; called with the lock held."""
         if not self.due:
             return None
         self.due = False
-        return self.assembler.latest(self._now())
+        try:
+            if self.trigger == 'observation':
+                return self.assembler.complete()
+            return self.assembler.latest(self._now())
+        except ValueError as error:  # a message that does not make sense
+            return error
 
-    def _act(self, stamped: Stamped, restart: str | None) -> None:
+    def _act(self, stamped: Stamped, taken: int, restart: str | None) -> None:
         policy = self.policy
         assert policy is not None
         begun = time.monotonic()
@@ -307,22 +338,29 @@ class PolicyNode(LifecycleNode):
         self.inference_ms.append(1e3 * (time.monotonic() - begun))
         state = stamped.observation.state
         targets = self.space.to_targets(decision.action, state)
+        stamp = stamped.time if self.get_parameter('stamp_commands').value else 0
         with self.lock:
             if not self.running:
                 return
+            now = self._now()
+            if (now - taken) / 1e9 > self.contract.safety.watchdog:
+                self._refuse(f'inference took {(now - taken) / 1e9:.2f} s')
+                return
             safe = self.safety.apply(targets, state[self.space.state_index])
-            self.problem = ''
-        stamp = stamped.time if self.get_parameter('stamp_commands').value else 0
-        self._publish_command(safe, stamp)
+            self.problem, self.refusing, self.acted = '', False, now
+            self._publish_command(safe, stamp)
         self._publish_decision(decision)
 
     def _refuse(self, problem: str) -> None:
         """Hold once when the policy cannot act, and say why."""
-        if problem != self.problem:
-            self.get_logger().warning(f'not acting: {problem}')
+        with self.lock:
             self.problem = problem
+            if self.refusing:
+                return  # holding again and again would let the arm creep
+            self.refusing = True
             self.followed = None
             self.hold()
+        self.get_logger().warning(f'not acting: {problem}')
 
     def _publish_command(self, targets: np.ndarray, stamp: int) -> None:
         message = fill_command(

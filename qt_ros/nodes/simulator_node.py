@@ -17,9 +17,8 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from visualization_msgs.msg import Marker, MarkerArray
 
-from qt_core.contract import RobotContract
 from qt_core.environments.demonstrator import BLOCK_SIZE
-from qt_core.environments.tabletop import COLOURS, MAX_STEPS, Tabletop
+from qt_core.environments.tabletop import COLOURS, MAX_STEPS, SENTENCES, Tabletop
 from qt_ros.conversions import (
     COMMAND_TYPES,
     ConversionError,
@@ -34,6 +33,7 @@ from qt_ros.nodes.node_support import (
     Parameter,
     declare,
     json_string,
+    load_contract,
     message_class,
     run_node,
 )
@@ -59,7 +59,7 @@ class SimulatorNode(Node):
     def __init__(self) -> None:
         super().__init__('simulator')
         declare(self, PARAMETERS)
-        self.contract = RobotContract.load(self._value('contract'))
+        self.contract = load_contract(self)
         self.simulation = Tabletop(self.contract, task=self._value('task'))
         self.lock_step = self._value('lock_step')
         self.size = (self._value('camera_height'), self._value('camera_width'))
@@ -90,8 +90,15 @@ class SimulatorNode(Node):
         self.get_logger().info('simulator ready')
 
     def reset(self) -> dict[str, Any]:
-        """Lay out the episode of the `seed` parameter."""
-        self.scene = self.simulation.reset(self._value('seed'), sentences=self._value('sentences'))
+        """Lay out the episode of the `seed` parameter.
+
+        Raises:
+            ValueError: The `sentences` parameter is not one of `SENTENCES`.
+        """
+        sentences = self._value('sentences')
+        if sentences not in SENTENCES:
+            raise ValueError(f'sentences is {sentences!r}, expected {" or ".join(SENTENCES)}')
+        self.scene = self.simulation.reset(self._value('seed'), sentences=sentences)
         self.targets = self._measured()
         self.steps = 0
         self.latency: list[float] = []
@@ -108,8 +115,8 @@ class SimulatorNode(Node):
         """Answer `~/reset`."""
         try:
             response.message, response.success = json.dumps(self.reset()), True
-        except KeyError as error:
-            response.message = f'sentences is {error}, expected train or unseen'
+        except ValueError as error:
+            response.message = str(error)
         return response
 
     def on_start(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -118,6 +125,7 @@ class SimulatorNode(Node):
         if not response.success:
             response.message = f'the episode is {self.state}; call ~/reset first'
             return response
+        self.steps = 0  # in real time, the arm was free to move before
         self.publish_episode('running')
         if self.lock_step:
             self.stamp += self.period
