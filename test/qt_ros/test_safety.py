@@ -79,9 +79,9 @@ def test_a_senseless_command_holds_and_is_counted(command):
 
 def test_each_rule_is_counted():
     safety = SafetyFilter(CONTRACT)
-    assert np.allclose(safety.apply(MIDDLE + 0.5 * STEP, MIDDLE), MIDDLE + 0.5 * STEP)
+    assert np.allclose(safety.apply(LOW + 0.5 * STEP, LOW), LOW + 0.5 * STEP)
     assert not safety.interventions
-    assert np.allclose(safety.apply(MIDDLE + 2 * STEP, MIDDLE), MIDDLE + 1.5 * STEP)
+    assert np.allclose(safety.apply(LOW + 2 * STEP, LOW), LOW + 1.5 * STEP)
     assert safety.interventions == {'step': 1}
     safety.rearm()
     assert np.array_equal(safety.apply(HIGH + 0.5 * STEP, HIGH - 0.5 * STEP), HIGH)
