@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qt_core.configuration import ConfigurationError
 from qt_core.contract import RobotContract
 
 # Lengths of config/robots/tabletop_arm.urdf, m.
@@ -37,7 +38,7 @@ class Demonstrator:
 
     def __init__(self, contract: RobotContract, *, noise: float = 0.0, seed: int = 0) -> None:
         if contract.action.mode != 'delta':
-            raise ValueError(f'action.mode is {contract.action.mode!r}, expected delta')
+            raise ConfigurationError(f'action.mode is {contract.action.mode!r}, expected delta')
         self.contract = contract
         self.noise = noise
         self.low = np.array(contract.action.low)
@@ -52,12 +53,14 @@ class Demonstrator:
         """Aim at the block whose colour the sentence names.
 
         Raises:
-            ValueError: The sentence names none of the blocks.
+            ConfigurationError: The sentence names none of the blocks.
         """
         words = instruction.lower().replace('.', ' ').split()
         named = [colour for colour in blocks if colour in words]
         if not named:
-            raise ValueError(f"instruction '{instruction}' names none of {', '.join(blocks)}")
+            raise ConfigurationError(
+                f"instruction '{instruction}' names none of {', '.join(blocks)}"
+            )
         self.reset_seed(seed)
         self.aim = np.array(blocks[named[0]], np.float64)
         if self.random.random() < self.noise / 5:

@@ -16,7 +16,8 @@ os.environ.setdefault('MUJOCO_GL', 'egl')  # headless; read by mujoco when it is
 import mujoco
 
 from qt_core.action_space import ActionSpace
-from qt_core.contract import RobotContract
+from qt_core.configuration import ConfigurationError, require
+from qt_core.contract import ContractError, RobotContract
 from qt_core.environments.demonstrator import BLOCK_SIZE, joint_pose
 from qt_core.environments.environment import Step
 from qt_core.observation import Observation, form_observation
@@ -81,19 +82,18 @@ class Tabletop:
         task: `reach`.
 
     Raises:
-        ValueError: The task is unknown, or the arm lacks a joint of the contract.
+        ConfigurationError: The task is unknown, or the arm lacks a joint of the contract.
     """
 
     def __init__(self, contract: RobotContract, *, task: str = 'reach') -> None:
-        if task != 'reach':
-            raise ValueError(f'task is {task!r}, expected reach')
+        require(task == 'reach', 'task', task, 'reach')
         self.contract = contract
         self.model = _build_model()
         self.data = mujoco.MjData(self.model)
         arm = [self.model.actuator(i).name for i in range(self.model.nu)]
         for joint in contract.action.joints + contract.state.joints:
             if joint not in arm:
-                raise ValueError(f"the arm has no joint '{joint}', only {', '.join(arm)}")
+                raise ContractError(f"the arm has no joint '{joint}', only {', '.join(arm)}")
         self._actuators = [self.model.actuator(j).id for j in contract.action.joints]
         self._joints = {j: self.model.joint(j) for j in contract.state.joints}
         self._limits = self.model.actuator_ctrlrange[self._actuators]
@@ -246,12 +246,12 @@ def name_another_block(sentence: str, template: str) -> str:
     """Fill `{other}` in `template` with a colour that `sentence` does not name.
 
     Raises:
-        ValueError: The sentence names no colour, or the template has other fields.
+        ConfigurationError: The sentence names no colour.
     """
     colours = list(COLOURS)
     named = [index for index, colour in enumerate(colours) if colour in sentence.split()]
     if not named:
-        raise ValueError(f"sentence '{sentence}' names none of {', '.join(colours)}")
+        raise ConfigurationError(f"sentence '{sentence}' names none of {', '.join(colours)}")
     other = colours[(named[0] + 1) % len(colours)]
     return template.replace('{other}', other)
 

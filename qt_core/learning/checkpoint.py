@@ -93,6 +93,8 @@ def load_checkpoint(folder: str | Path, device: torch.device | str = 'cpu') -> C
         config = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
     except (OSError, ValueError) as error:
         raise CheckpointError(f'{folder}: not a checkpoint (config.json: {error})') from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f'{folder}: not a checkpoint (config.json holds no object)')
     if config.get('format') != FORMAT or config.get('version') != VERSION:
         raise CheckpointError(
             f'{folder}: format {config.get("format")!r} version {config.get("version")!r}, '

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +48,19 @@ def run(arguments: argparse.Namespace) -> int:
     )
     outcomes: Counter[str] = Counter()
     steps = 0
-    with isolated_graph():
-        from qt_ros.nodes.episode_runner import EpisodeRunner
+    try:
+        with isolated_graph():
+            from qt_ros.nodes.episode_runner import EpisodeRunner
 
-        with running(graph), EpisodeRunner('demonstrator', record=True) as runner:
-            seeds = range(arguments.seed, arguments.seed + arguments.episodes)
-            for seed in track(seeds, description='recording'):
-                result = runner.run(seed)
-                outcomes[result.outcome] += 1
-                steps += result.steps
+            with running(graph), EpisodeRunner('demonstrator', record=True) as runner:
+                seeds = range(arguments.seed, arguments.seed + arguments.episodes)
+                for seed in track(seeds, description='recording'):
+                    result = runner.run(seed)
+                    outcomes[result.outcome] += 1
+                    steps += result.steps
+    finally:
+        with suppress(OSError):
+            out.rmdir()  # only if nothing was recorded
     counts = ', '.join(f'{count} {outcome}' for outcome, count in outcomes.most_common())
     print(f'{out}: {arguments.episodes} episodes ({counts}), {steps} steps')
     return 0

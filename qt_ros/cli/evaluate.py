@@ -41,7 +41,11 @@ def add_parser(subparsers: Any) -> None:
         help='give this sentence instead, {other} being a colour that the task did not name; '
         "success is still judged by the task's own sentence",
     )
-    parser.add_argument('--contract', type=Path, help='contract of the baselines')
+    parser.add_argument(
+        '--contract',
+        type=Path,
+        help="must equal the checkpoint's; the baselines', when the tabletop's is not meant",
+    )
     parser.add_argument('--out', type=Path, help='JSON report to write')
     parser.add_argument('--video', type=Path, help='mp4 of the first episodes to write')
     parser.add_argument('--video-episodes', type=int, default=6)
@@ -63,6 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
             seeds,
             sentences=arguments.sentences,
             override=arguments.instruction_override,
+            contract=arguments.contract,
             video=arguments.video,
             video_episodes=arguments.video_episodes,
         )
@@ -99,14 +104,14 @@ def evaluate_direct(
         seeds: Episodes.
         sentences: `train` or `unseen` wordings.
         override: Replaces the sentences; see `name_another_block`.
-        contract: Contract of a baseline; the tabletop's when None.
+        contract: Contract of a baseline; the tabletop's when None. A checkpoint's must equal it.
         video: mp4 to write.
         video_episodes: How many of the episodes it shows.
     """
     import torch
     from rich.progress import track
 
-    from qt_core.contract import RobotContract
+    from qt_core.contract import RobotContract, require_same
     from qt_core.environments.demonstrator import Demonstrator
     from qt_core.environments.tabletop import TabletopEnvironment
     from qt_core.policies import Policy, RandomPolicy, load_policy
@@ -124,6 +129,8 @@ def evaluate_direct(
     else:
         policy = load_policy(name)
         robot = policy.contract
+        if contract:
+            require_same(RobotContract.load(contract), robot, str(contract), name)
     environment = TabletopEnvironment(robot, sentences=sentences)
     change = overriding(override)
     outcomes, shown = [], []
@@ -170,6 +177,7 @@ def evaluate_through_ros(
     *,
     sentences: str = 'unseen',
     override: str = '',
+    contract: Path | None = None,
     video: Path | None = None,
     video_episodes: int = 6,
     bags: Path | None = None,
@@ -181,6 +189,7 @@ def evaluate_through_ros(
         seeds: Episodes.
         sentences: `train` or `unseen` wordings.
         override: Replaces the sentences; see `name_another_block`.
+        contract: Must equal the checkpoint's, if given.
         video: mp4 to write, made from the recorded bags.
         video_episodes: How many of the episodes it shows.
         bags: Folder that keeps the recorded bags; a temporary one when None.
@@ -189,6 +198,7 @@ def evaluate_through_ros(
 
     from rich.progress import track
 
+    from qt_core.contract import RobotContract, require_same
     from qt_core.learning.checkpoint import load_checkpoint
     from qt_ros.evaluation import EpisodeOutcome, EvaluationReport
     from qt_ros.graphs import GRAPHS
@@ -196,12 +206,14 @@ def evaluate_through_ros(
     from qt_ros.up import running
     from qt_ros.video import episode_frames, write_video
 
-    contract = load_checkpoint(checkpoint).contract
+    robot = load_checkpoint(checkpoint).contract
+    if contract:
+        require_same(RobotContract.load(contract), robot, str(contract), str(checkpoint))
     with tempfile.TemporaryDirectory(prefix='qt_ros_') as scratch, isolated_graph():
         from qt_ros.nodes.episode_runner import EpisodeRunner
 
         written = Path(scratch) / 'contract.yaml'
-        written.write_text(contract.to_text(), encoding='utf-8')
+        written.write_text(robot.to_text(), encoding='utf-8')
         graph = GRAPHS['demo'].processes(
             contract=str(written),
             checkpoint=str(checkpoint.resolve()),
@@ -216,9 +228,9 @@ def evaluate_through_ros(
         if video:
             shown: list[NDArray[np.uint8]] = []
             for result in results[:video_episodes]:
-                frames = list(camera_frames(Path(result.bag), contract))
+                frames = list(camera_frames(Path(result.bag), robot))
                 shown += episode_frames(frames, result.instruction, result.outcome)
-            write_video(video, shown, contract.rate)
+            write_video(video, shown, robot.rate)
     return EvaluationReport(
         policy=str(checkpoint),
         task='reach',
