@@ -173,6 +173,8 @@ class RobotContract:
         Raises:
             ContractError: The text is not a valid contract.
         """
+        if not isinstance(text, str):  # a damaged file's
+            raise ContractError(f'{source} is {text!r}, expected text')
         try:
             content = yaml.safe_load(text)
         except yaml.YAMLError as error:

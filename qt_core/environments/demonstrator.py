@@ -22,6 +22,8 @@ BLOCK_SIZE = 0.06
 PRESS = 0.02  # how far below the block's top the fingertips aim, m
 HOVER = 0.06  # highest approach above the block's top, m
 SLOPE = 1.5  # of the funnel that leads down to the block
+ARRIVED = 0.03  # greatest joint error of an arm that has arrived, rad
+NOTICE = 0.4  # probability per step of noticing, having arrived, that it is beside the block
 GAIN = 0.4  # share of the remaining joint error removed per step; fewer jumps to the limits
 
 
@@ -31,26 +33,21 @@ class Demonstrator:
     Args:
         contract: The arm's contract; `delta` mode.
         noise: Between 0 (no mistake) and 1. The person aims at another block with probability
-            noise/5, else up to 12 cm beside the block with probability noise/3, and each step
-            begins a slip, one to three steps of a random motion, with probability noise/4.
-        seed: Seed of the mistakes.
+            noise/5, else up to 12 cm beside the block with probability noise/3, which is noticed
+            some steps after arriving there; and each step begins a slip, one to three steps of a
+            random motion, with probability noise/4.
     """
 
-    def __init__(self, contract: RobotContract, *, noise: float = 0.0, seed: int = 0) -> None:
+    def __init__(self, contract: RobotContract, *, noise: float = 0.0) -> None:
         if contract.action.mode != 'delta':
             raise ConfigurationError(f'action.mode is {contract.action.mode!r}, expected delta')
         self.contract = contract
         self.noise = noise
         self.low = np.array(contract.action.low)
         self.high = np.array(contract.action.high)
-        self.reset_seed(seed)
-
-    def reset_seed(self, seed: int) -> None:
-        """Start a new sequence of mistakes."""
-        self.random = np.random.default_rng(seed)
 
     def reset(self, instruction: str, blocks: Mapping[str, NDArray[Any]], seed: int) -> None:
-        """Aim at the block whose colour the sentence names.
+        """Aim at the block whose colour the sentence names; `seed` determines the mistakes.
 
         Raises:
             ConfigurationError: The sentence names none of the blocks.
@@ -61,8 +58,9 @@ class Demonstrator:
             raise ConfigurationError(
                 f"instruction '{instruction}' names none of {', '.join(blocks)}"
             )
-        self.reset_seed(seed)
-        self.aim = np.array(blocks[named[0]], np.float64)
+        self.random = np.random.default_rng(seed)
+        self.block = np.array(blocks[named[0]], np.float64)
+        self.aim = self.block.copy()
         if self.random.random() < self.noise / 5:
             self.aim[:] = blocks[str(self.random.choice([c for c in blocks if c != named[0]]))]
         elif self.random.random() < self.noise / 3:
@@ -81,6 +79,8 @@ class Demonstrator:
         distance = np.hypot(*(fingertip(state)[:2] - self.aim[:2]))
         height = self.aim[2] + BLOCK_SIZE / 2 + min(SLOPE * distance - PRESS, HOVER)
         goal = joint_pose(np.array([self.aim[0], self.aim[1], height]))
+        if np.abs(goal - state).max() < ARRIVED and self.random.random() < NOTICE:
+            self.aim = self.block.copy()
         return np.clip(GAIN * (goal - np.asarray(state, np.float64)), self.low, self.high)
 
 

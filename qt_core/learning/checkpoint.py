@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from qt_core.configuration import ConfigurationError, build, plain
-from qt_core.contract import ContractError, RobotContract
+from qt_core.contract import RobotContract
 from qt_core.models.q_transformer import QRoboticTransformer, QTransformerConfig
 
 FORMAT = 'qt-checkpoint'
@@ -59,7 +59,7 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint folder; an older one of that name is replaced in one rename."""
+    """Write a checkpoint folder; an older one of that name is replaced once it is complete."""
     partial = folder.with_name(folder.name + '.partial')
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -107,14 +107,16 @@ def load_checkpoint(folder: str | Path, device: torch.device | str = 'cpu') -> C
         model = QRoboticTransformer(build(QTransformerConfig, config['model'], 'model'), contract)
         sentences = tuple(config['sentences'])
         sentence_model, training = config['sentence_model'], config['training']
-    except (KeyError, TypeError, ContractError, ConfigurationError) as error:
+    except (KeyError, TypeError, ConfigurationError) as error:
         raise CheckpointError(f'{folder}: damaged config.json ({error})') from error
     try:
-        model.load_state_dict(_load_tensors(folder / 'model.safetensors'))
+        model.load_state_dict(load_tensors(folder / 'model.safetensors'))
     except RuntimeError as error:
         line = ' '.join(str(error).split())
         raise CheckpointError(f'{folder}/model.safetensors does not fit: {line}') from error
-    embeddings = _load_tensors(folder / 'sentences.safetensors').get('embeddings')
+    if not all(torch.isfinite(weight).all() for weight in model.parameters()):
+        raise CheckpointError(f'{folder}/model.safetensors: weights are not finite')
+    embeddings = load_tensors(folder / 'sentences.safetensors').get('embeddings')
     if embeddings is None or embeddings.shape != (len(sentences), model.config.text_width):
         raise CheckpointError(f'{folder}/sentences.safetensors does not fit config.json')
     return Checkpoint(
@@ -129,7 +131,8 @@ def load_checkpoint(folder: str | Path, device: torch.device | str = 'cpu') -> C
 
 
 def replace_folder(partial: Path, folder: Path) -> None:
-    """Put `partial` in the place of `folder`; a crash in between leaves the old one as `.old`."""
+    """Put `partial` in the place of `folder`; after a crash in between, see `recover_folder`."""
+    recover_folder(folder)
     old = folder.with_name(folder.name + '.old')
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
@@ -138,7 +141,19 @@ def replace_folder(partial: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _load_tensors(path: Path) -> dict[str, torch.Tensor]:
+def recover_folder(folder: Path) -> None:
+    """Bring back a folder that a crash has left as `.old`."""
+    old = folder.with_name(folder.name + '.old')
+    if old.exists() and not folder.exists():
+        os.replace(old, folder)
+
+
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        CheckpointError: It cannot be read or is damaged.
+    """
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:

@@ -12,20 +12,21 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from qt_core.configuration import ConfigurationError, plain, require
+from qt_core.contract import RobotContract, require_same
 from qt_core.instruction import BUNDLED_MODEL
 from qt_core.learning.checkpoint import (
     Checkpoint,
     CheckpointError,
-    load_checkpoint,
+    load_tensors,
+    recover_folder,
     replace_folder,
     save_checkpoint,
 )
@@ -38,6 +39,10 @@ from qt_core.models.q_transformer import QRoboticTransformer, QTransformerConfig
 from qt_core.replay import ReplayFolder, WindowBatch, WindowSampler
 
 
+class TrainingError(RuntimeError):
+    """A run that went wrong, and where."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """What `qt-ros train` does; config/train/*.yaml maps onto it.
@@ -47,7 +52,7 @@ class TrainConfig:
         batch_size: Windows per step and process.
         learning_rate: Peak of the schedule: linear warm-up, then cosine to a twentieth.
         warmup_steps: Steps until the peak.
-        weight_decay: AdamW's, on matrices only.
+        weight_decay: AdamW's, on all but vectors.
         gradient_clip: Largest norm of the gradient.
         discount: γ per control step.
         conservative_weight: Weight of the conservative term against the TD term. The value of a
@@ -81,8 +86,11 @@ class TrainConfig:
     model: QTransformerConfig = field(default_factory=QTransformerConfig)
 
     def __post_init__(self) -> None:
-        for name in ('steps', 'batch_size', 'checkpoint_every', 'log_every'):
+        counts = ('steps', 'batch_size', 'checkpoint_every', 'log_every')
+        for name in (*counts, 'learning_rate', 'gradient_clip'):
             require(getattr(self, name) > 0, name, getattr(self, name), 'a positive number')
+        for name in ('warmup_steps', 'weight_decay', 'conservative_weight', 'seed', 'threads'):
+            require(getattr(self, name) >= 0, name, getattr(self, name), 'zero or more')
         require(0 < self.discount <= 1, 'discount', self.discount, '0 < discount <= 1')
         require(0 <= self.target_decay < 1, 'target_decay', self.target_decay, '0 <= decay < 1')
         modes = ('no', 'bf16', 'fp16')
@@ -115,9 +123,9 @@ def q_loss(
     """
     with torch.no_grad():
         tokens = target.encode(batch.images, batch.state, batch.text)
-        q = target.decode(target.contextualise(tokens[:, :-1]), batch.bins).sigmoid()
+        q = target.decode(target.contextualise(tokens[:, :-1]), batch.bins).float().sigmoid()
         after = target.contextualise(tokens[:, 1:])
-        q_next = target.decode(after, batch.bins[..., :0]).sigmoid()[:, :, 0]
+        q_next = target.decode(after, batch.bins[..., :0]).float().sigmoid()[:, :, 0]
         targets = autoregressive_targets(
             q, q_next, batch.reward, batch.terminal, batch.returns, config.discount
         )
@@ -149,7 +157,8 @@ class Trainer:
 
     Raises:
         CheckpointError: `out` holds a run and `resume` is not set, or holds none and it is.
-        ConfigurationError: The run in `out` was made with another configuration.
+        ConfigurationError: The run in `out` was made with another configuration, contract or
+            data, or the configuration does not fit the data or the device.
     """
 
     def __init__(
@@ -167,7 +176,10 @@ class Trainer:
             config.model.text_width,
             f'{text_width}, the width of the embeddings in {replay.folder}',
         )
-        self.accelerator = Accelerator(mixed_precision=config.mixed_precision)
+        try:
+            self.accelerator = Accelerator(mixed_precision=config.mixed_precision)
+        except ValueError as error:
+            raise ConfigurationError(f'mixed_precision: {error}') from error
         torch.manual_seed(config.seed)
         self.sampler = WindowSampler(
             replay,
@@ -191,6 +203,7 @@ class Trainer:
         self.target.to(self.accelerator.device)
         self.step = 0
         self.seconds = 0.0
+        self._between_steps = True  # weights, optimiser and step number fit together
         if resume:
             self._restore()
         self.out.mkdir(parents=True, exist_ok=True)
@@ -205,6 +218,9 @@ class Trainer:
 
         Returns:
             Name of each logged scalar to its (step, value) pairs.
+
+        Raises:
+            TrainingError: The loss or a weight is not finite; the last checkpoint is kept.
         """
         writer = SummaryWriter(str(self.out / 'tensorboard'))
         history: dict[str, list[tuple[int, float]]] = {}
@@ -212,11 +228,10 @@ class Trainer:
         try:
             while self.step < self.config.steps:
                 scalars = self._step()
-                self.step += 1
                 if self.step % self.config.log_every == 0 or self.step in (1, self.config.steps):
                     logged = {name: float(value.detach()) for name, value in scalars.items()}
                     if not math.isfinite(logged['loss']):
-                        raise FloatingPointError(f'loss is {logged["loss"]} at step {self.step}')
+                        raise TrainingError(f'{self.out}: loss is not finite at step {self.step}')
                     for name, value in logged.items():
                         writer.add_scalar(f'train/{name}', value, self.step)
                         history.setdefault(name, []).append((self.step, value))
@@ -230,14 +245,23 @@ class Trainer:
         finally:
             writer.close()
             self.seconds += time.monotonic() - clock
-            if self.step > 0:
+            if self.step == 0:
+                shutil.rmtree(self.out / 'tensorboard')
+            elif self._between_steps:
                 self.save()
         return history
 
     def save(self) -> None:
-        """Write `out/last`."""
+        """Write `out/last` and the state to resume from.
+
+        Raises:
+            TrainingError: A weight is not finite; nothing is written.
+        """
         if not self.accelerator.is_main_process:
             return
+        network = self.accelerator.unwrap_model(self.model)
+        if not all(torch.isfinite(weight).all() for weight in network.parameters()):
+            raise TrainingError(f'{self.out}: weights are not finite at step {self.step}')
         save_checkpoint(
             self.out / 'last',
             Checkpoint(
@@ -262,15 +286,23 @@ class Trainer:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         tensors = {
-            f'model.{name}': value.detach().cpu().contiguous()
-            for name, value in self.accelerator.unwrap_model(self.model).state_dict().items()
+            f'{kind}.{name}': value.detach().cpu().contiguous()
+            for kind, weights in (('model', network), ('target', self.target))
+            for name, value in weights.state_dict().items()
         }
-        for index, state in self.optimizer.state_dict()['state'].items():
-            for name, value in state.items():
+        for index, moments in self.optimizer.state_dict()['state'].items():
+            for name, value in moments.items():
                 tensors[f'optimizer.{index}.{name}'] = torch.as_tensor(value).cpu().contiguous()
         tensors['random'] = torch.get_rng_state()
         save_file(tensors, partial / 'state.safetensors')
-        state = {'step': self.step, 'seconds': self.seconds, 'config': plain(self.config)}
+        state = {
+            'step': self.step,
+            'seconds': self.seconds,
+            'config': plain(self.config),
+            'contract': self.replay.contract.to_text(),
+            'replay_episodes': len(self.replay.episodes),
+            'replay_steps': self.replay.steps,
+        }
         (partial / 'state.json').write_text(json.dumps(state, indent=1), encoding='utf-8')
         replace_folder(partial, self.out / 'trainer')
 
@@ -285,8 +317,11 @@ class Trainer:
         self.optimizer.zero_grad()
         self.accelerator.backward(scalars['loss'])
         self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
+        self._between_steps = False
         self.optimizer.step()
         self._follow()
+        self.step += 1
+        self._between_steps = True
         return scalars
 
     @torch.no_grad()
@@ -298,26 +333,40 @@ class Trainer:
 
     def _restore(self) -> None:
         folder = self.out / 'trainer'
+        recover_folder(folder)
         try:
-            state: dict[str, Any] = json.loads((folder / 'state.json').read_text('utf-8'))
-            tensors = load_file(folder / 'state.safetensors')
-        except (OSError, ValueError) as error:
+            state = json.loads((folder / 'state.json').read_text('utf-8'))
+            contract = RobotContract.from_text(state['contract'], 'contract')
+            data = {key: int(state[key]) for key in ('replay_episodes', 'replay_steps')}
+            config, step, seconds = state['config'], int(state['step']), float(state['seconds'])
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f'{self.out}: no run to resume ({error})') from error
-        # A run can be made longer, or go on with more threads.
-        ours, theirs = plain(self.config), state['config']
-        for key in ours:
-            if key not in ('steps', 'threads') and ours[key] != theirs.get(key):
+        require_same(self.replay.contract, contract, str(self.replay.folder), str(self.out))
+        ours = {'replay_episodes': len(self.replay.episodes), 'replay_steps': self.replay.steps}
+        ours |= plain(self.config)
+        for key, value in ours.items():
+            theirs = {**config, **data}.get(key)
+            # A run can be made longer, or go on with more threads.
+            if key not in ('steps', 'threads') and value != theirs:
                 raise ConfigurationError(
-                    f'{key} is {ours[key]!r}, but the run in {self.out} has {theirs.get(key)!r}'
+                    f'{key} is {value!r}, but the run in {self.out} has {theirs!r}'
                 )
-        weights = {k[6:]: v for k, v in tensors.items() if k.startswith('model.')}
-        self.accelerator.unwrap_model(self.model).load_state_dict(weights)
-        self.target.load_state_dict(load_checkpoint(self.out / 'last').model.state_dict())
+        tensors = load_tensors(folder / 'state.safetensors')
         optimizer = self.optimizer.state_dict()
-        for key, value in tensors.items():
-            if key.startswith('optimizer.'):
-                _, index, name = key.split('.', 2)
-                optimizer['state'].setdefault(int(index), {})[name] = value
-        self.optimizer.load_state_dict(optimizer)
-        torch.set_rng_state(tensors['random'])
-        self.step, self.seconds = int(state['step']), float(state['seconds'])
+        for key, moment in _part(tensors, 'optimizer').items():
+            index, name = key.split('.', 1)
+            optimizer['state'].setdefault(int(index), {})[name] = moment
+        try:
+            trained = self.accelerator.unwrap_model(self.model)
+            trained.load_state_dict(_part(tensors, 'model'))
+            self.target.load_state_dict(_part(tensors, 'target'))
+            self.optimizer.load_state_dict(optimizer)
+            torch.set_rng_state(tensors['random'])
+        except (RuntimeError, KeyError, ValueError) as error:
+            line = ' '.join(str(error).split())
+            raise CheckpointError(f'{folder}/state.safetensors does not fit: {line}') from error
+        self.step, self.seconds = step, seconds
+
+
+def _part(tensors: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
+    return {k[len(kind) + 1 :]: v for k, v in tensors.items() if k.startswith(f'{kind}.')}

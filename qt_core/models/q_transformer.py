@@ -165,9 +165,12 @@ class QRoboticTransformer(nn.Module):
         self.head_weight = nn.Parameter(
             torch.randn(self.dimensions, width, self.bins) / width**0.5
         )
-        self.head_bias = nn.Parameter(torch.zeros(self.dimensions, self.bins))
+        # Every bin starts at Q = 1/A. From 1/2, a state that leads nowhere and bootstraps on
+        # itself would fall only as fast as the discount and the slow target network let it.
+        start = -math.log(max(1, self.bins - 1))
+        self.head_bias = nn.Parameter(torch.full((self.dimensions, self.bins), start))
         with torch.no_grad():
-            self.head_weight.mul_(0.1)  # start near Q = 1/2, where the sigmoid is steepest
+            self.head_weight.mul_(0.1)
 
     def forward(
         self, images: Mapping[str, Tensor], state: Tensor, text: Tensor, bins: Tensor

@@ -3,15 +3,17 @@
 import dataclasses
 import itertools
 import json
+import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from qt_core.configuration import ConfigurationError
-from qt_core.learning.checkpoint import CheckpointError, load_checkpoint
-from qt_core.learning.trainer import Trainer, learning_rate
-from qt_core.replay import ReplayFolder
+from qt_core.learning.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from qt_core.learning.trainer import Trainer, TrainingError, learning_rate
+from qt_core.replay import ReplayFolder, ReplayWriter
+from test.conftest import make_episode
 
 
 def train(config, replay_path, out, *, resume=False):
@@ -73,6 +75,77 @@ def test_resume_needs_a_run_and_the_same_configuration(tiny_config, replay_path,
         train(other, replay_path, tmp_path / 'run', resume=True)
 
 
+def test_resume_needs_the_same_data_and_contract(
+    tiny_config, replay_path, tmp_path, tiny_contract, embed
+):
+    train(tiny_config, replay_path, tmp_path / 'run')
+    other = tmp_path / 'other'
+    faster = dataclasses.replace(tiny_contract, rate=20.0)
+    for contract, message in (
+        (tiny_contract, 'replay_episodes is 1, but the run in .* has 8'),
+        (faster, r'was made under another contract than .*: rate: 20\.0 != 10\.0'),
+    ):
+        with ReplayWriter(other, contract, embed) as writer:
+            writer.add(make_episode(contract, 0, steps=20))
+        with pytest.raises(ConfigurationError, match=message):
+            train(tiny_config, other, tmp_path / 'run', resume=True)
+        shutil.rmtree(other)
+
+
+def test_a_run_that_diverges_keeps_its_last_checkpoint(tiny_config, replay_path, tmp_path):
+    trainer = Trainer(tiny_config, ReplayFolder(replay_path), tmp_path / 'run')
+
+    def poison(step, scalars):
+        if step == 4:
+            with torch.no_grad():
+                trainer.model.head_bias.fill_(float('nan'))
+
+    with pytest.raises(TrainingError, match='not finite at step 5'):
+        trainer.run(poison)
+    assert load_checkpoint(tmp_path / 'run/last').training['steps'] == 3
+    _, rest = train(tiny_config, replay_path, tmp_path / 'run', resume=True)
+    assert [step for step, _ in rest['loss']] == [4, 5, 6]
+
+
+def test_an_interrupted_step_is_not_saved(tiny_config, replay_path, tmp_path, monkeypatch):
+    _, whole = train(tiny_config, replay_path, tmp_path / 'whole')
+    trainer = Trainer(tiny_config, ReplayFolder(replay_path), tmp_path / 'parts')
+    follow = trainer._follow
+
+    def interrupt():
+        if trainer.step == 4:
+            raise KeyboardInterrupt
+        follow()
+
+    monkeypatch.setattr(trainer, '_follow', interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    _, rest = train(tiny_config, replay_path, tmp_path / 'parts', resume=True)
+    assert rest['loss'] == whole['loss'][3:]
+
+
+def test_a_crash_between_two_renames_loses_nothing(tiny_config, replay_path, tmp_path):
+    longer = dataclasses.replace(tiny_config, steps=8)
+    train(longer, replay_path, tmp_path / 'whole')
+    train(tiny_config, replay_path, tmp_path / 'parts')
+    for name in ('last', 'trainer'):
+        (tmp_path / 'parts' / name).rename(tmp_path / 'parts' / f'{name}.old')
+    _, rest = train(longer, replay_path, tmp_path / 'parts', resume=True)
+    assert [step for step, _ in rest['loss']] == [7, 8]
+    assert sorted(p.name for p in (tmp_path / 'parts').iterdir()) == sorted(
+        p.name for p in (tmp_path / 'whole').iterdir()
+    )
+
+
+@pytest.mark.parametrize('file', ['state.json', 'state.safetensors'])
+def test_damaged_trainer_state_is_one_line(tiny_config, replay_path, tmp_path, file):
+    train(tiny_config, replay_path, tmp_path / 'run')
+    path = tmp_path / 'run/trainer' / file
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r'no run to resume|damaged or truncated'):
+        train(tiny_config, replay_path, tmp_path / 'run', resume=True)
+
+
 def test_learning_rate_warms_up_and_falls(tiny_config):
     config = dataclasses.replace(tiny_config, steps=100, warmup_steps=10, learning_rate=1.0)
     rates = [learning_rate(step, config) for step in range(100)]
@@ -80,6 +153,16 @@ def test_learning_rate_warms_up_and_falls(tiny_config):
     assert max(rates) == pytest.approx(rates[10]) == pytest.approx(1.0)
     assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
     assert 0.04 < rates[-1] < 0.06
+
+
+def test_weights_that_are_not_finite_are_refused(tiny_config, replay_path, tmp_path):
+    train(tiny_config, replay_path, tmp_path / 'run')
+    checkpoint = load_checkpoint(tmp_path / 'run/last')
+    with torch.no_grad():
+        checkpoint.model.head_bias[0, 0] = float('nan')
+    save_checkpoint(tmp_path / 'bad', checkpoint)
+    with pytest.raises(CheckpointError, match='weights are not finite'):
+        load_checkpoint(tmp_path / 'bad')
 
 
 def test_truncated_checkpoint_is_refused_with_one_line(tiny_config, replay_path, tmp_path):
@@ -101,6 +184,7 @@ def test_truncated_checkpoint_is_refused_with_one_line(tiny_config, replay_path,
         ({'contract': 'name: x'}, 'contract: rate is missing'),
         ({'model': {'depth': 'deep'}}, "model.depth is 'deep', expected int"),
         ({'sentences': []}, 'sentences.safetensors does not fit'),
+        ({'contract': None}, 'contract is None, expected text'),
     ],
 )
 def test_damaged_config_is_refused(change, message, tiny_config, replay_path, tmp_path):
