@@ -255,7 +255,9 @@ def _validate(contract: RobotContract) -> None:
     _require_topic(contract.instruction.topic, 'instruction.topic')
     _require_topic(action.topic, 'action.topic')
     _require_positive(state.max_age, 'state.max_age')
+    period = f'more than one period, {1 / contract.rate:g} s'
     _require_positive(safety.watchdog, 'safety.watchdog')
+    require(safety.watchdog > 1 / contract.rate, 'safety.watchdog', safety.watchdog, period)
     require(bool(state.joints), 'state.joints', [], 'at least one joint')
     _require_unique(state.joints, 'state.joints')
     require(bool(action.joints), 'action.joints', [], 'at least one joint')

@@ -5,10 +5,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from qt_core.share import share_path
 
@@ -198,7 +201,7 @@ def _policy(arguments: Arguments) -> tuple[Process, ...]:
 
 
 def _record(arguments: Arguments) -> tuple[Process, ...]:
-    if not arguments.contract and not arguments.params_file:
+    if not arguments.contract and not _sets(arguments, 'contract'):
         raise ArgumentError("contract is not set; give the robot's contract file")
     return (_recorder_process(arguments),)
 
@@ -226,7 +229,7 @@ def _collect(arguments: Arguments) -> tuple[Process, ...]:
 
 
 def _tabletop(arguments: Arguments) -> Arguments:
-    if arguments.contract or arguments.params_file:
+    if arguments.contract or _sets(arguments, 'contract'):
         return arguments
     contract = str(share_path('config/contracts/tabletop.yaml'))
     return dataclasses.replace(arguments, contract=contract)
@@ -245,7 +248,7 @@ def _simulator_process(arguments: Arguments) -> Process:
 
 def _policy_process(arguments: Arguments, **parameters: Value | None) -> Process:
     checkpoint = arguments.checkpoint
-    if not checkpoint and not arguments.params_file:
+    if not checkpoint and not _sets(arguments, 'checkpoint'):
         checkpoint = str(share_path('config/policies/reach'))
     process = _process(
         arguments,
@@ -264,16 +267,41 @@ def _recorder_process(arguments: Arguments) -> Process:
     return _process(arguments, 'recorder', output=arguments.output)
 
 
-def _process(arguments: Arguments, name: str, **parameters: Value | None) -> Process:
-    params_file = Path(arguments.params_file or share_path('config/nodes.yaml')).absolute()
-    if not params_file.is_file():
+def _params_file(arguments: Arguments) -> Path:
+    path = Path(arguments.params_file or share_path('config/nodes.yaml')).absolute()
+    if not path.is_file():
         raise ArgumentError(f'params_file is {arguments.params_file!r}, which is not a file')
+    return path
+
+
+def _sets(arguments: Arguments, parameter: str) -> bool:
+    """Whether the parameter file sets a parameter of that name, for any node."""
+
+    def search(content: Any) -> bool:
+        if not isinstance(content, dict):
+            return False
+        parameters = content.get('ros__parameters')
+        found = isinstance(parameters, dict) and parameter in parameters
+        return found or any(search(below) for below in content.values())
+
+    try:
+        return search(yaml.safe_load(_params_file(arguments).read_text(encoding='utf-8')))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        line = ' '.join(str(error).split())
+        raise ArgumentError(f'params_file cannot be read: {line}') from error
+
+
+def _process(arguments: Arguments, name: str, **parameters: Value | None) -> Process:
+    if not re.fullmatch(r'/?([A-Za-z_]\w*(/[A-Za-z_]\w*)*/?)?', arguments.namespace, re.ASCII):
+        raise ArgumentError(
+            f'namespace is {arguments.namespace!r}, expected letters, digits and _ between /'
+        )
     given = {'contract': arguments.contract, **parameters}
     return Process(
         executable=f'{name}_node',
         name=name,
         namespace=arguments.namespace,
-        params_file=params_file,
+        params_file=_params_file(arguments),
         parameters={
             'use_sim_time': bool(arguments.use_sim_time),
             **{key: value for key, value in given.items() if value is not None},

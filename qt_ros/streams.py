@@ -37,6 +37,8 @@ class Stale:
     def __str__(self) -> str:
         if self.age is None:
             return f"nothing received from '{self.stream}'"
+        if self.age < 0:
+            return f"'{self.stream}' is {-self.age:.2f} s ahead of the clock"
         return f"'{self.stream}' is {self.age:.2f} s old"
 
 
@@ -107,21 +109,18 @@ class ObservationAssembler:
         return Stamped(time, formed)
 
     def latest(self, now: int) -> Stamped | Stale:
-        """Form an observation of the newest messages, if every one is fresh at `now` ns."""
+        """Form the observation of the newest image, if every stream is fresh at `now` ns."""
         stale = self.stale(now)
         if stale is not None:
             return stale
-        formed = self.as_of(max(times[-1] for times in self._times.values()))
-        return (
-            formed
-            if isinstance(formed, Stale)
-            else Stamped(self._times[self.reference][-1], formed)
-        )
+        time = self._times[self.reference][-1]
+        formed = self.as_of(time)
+        return formed if isinstance(formed, Stale) else Stamped(time, formed)
 
     def stale(self, now: int) -> Stale | None:
-        """Name the first stream that is missing or older than its `max_age` at `now` ns."""
+        """Name the first stream that is missing, or off `now` ns by more than its `max_age`."""
         for stream, age in self.ages(now).items():
-            if age is None or age > self.max_age[stream]:
+            if age is None or abs(age) > self.max_age[stream]:
                 return Stale(stream, age)
         return None
 

@@ -148,7 +148,7 @@ class RunningGraph:
                 deadline = time.monotonic() + patience
                 for child in living:
                     child.wait(deadline)
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, SystemExit):
                 continue
 
 

@@ -39,6 +39,9 @@ from qt_core.models.q_transformer import QRoboticTransformer, QTransformerConfig
 from qt_core.replay import ReplayFolder, WindowBatch, WindowSampler
 
 
+FREE = ('steps', 'threads', 'checkpoint_every', 'log_every')  # may change when a run is resumed
+
+
 class TrainingError(RuntimeError):
     """A run that went wrong, and where."""
 
@@ -346,8 +349,7 @@ class Trainer:
         ours |= plain(self.config)
         for key, value in ours.items():
             theirs = {**config, **data}.get(key)
-            # A run can be made longer, or go on with more threads.
-            if key not in ('steps', 'threads') and value != theirs:
+            if key not in FREE and value != theirs:
                 raise ConfigurationError(
                     f'{key} is {value!r}, but the run in {self.out} has {theirs!r}'
                 )

@@ -43,12 +43,16 @@ class MaxViTConfig:
     feed_forward: int = 2
 
     def __post_init__(self) -> None:
+        for name in ('stem', 'window', 'heads', 'expansion', 'feed_forward'):
+            require(getattr(self, name) >= 1, f'maxvit.{name}', getattr(self, name), 'at least 1')
         same = len(self.widths) == len(self.depths) > 0
         require(
             same, 'maxvit.depths', self.depths, 'as many numbers as maxvit.widths, at least one'
         )
+        for depth in self.depths:
+            require(depth >= 1, 'maxvit.depths', self.depths, 'each at least 1')
         for width in self.widths:
-            divides = width % (4 * self.heads) == 0
+            divides = width > 0 and width % (4 * self.heads) == 0
             require(divides, 'maxvit.widths', width, f'a multiple of 4·heads = {4 * self.heads}')
 
     @property

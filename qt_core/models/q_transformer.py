@@ -27,6 +27,8 @@ from qt_core.contract import RobotContract
 from qt_core.models.maxvit import MaxViT, MaxViTConfig
 from qt_core.models.transformer import Block, frame_causal_mask
 
+MAX_SIZE = 8192  # of any dimension: a damaged checkpoint must not exhaust memory
+
 
 @dataclass(frozen=True)
 class QTransformerConfig:
@@ -53,9 +55,21 @@ class QTransformerConfig:
     maxvit: MaxViTConfig = field(default_factory=MaxViTConfig)
 
     def __post_init__(self) -> None:
-        require(self.frames >= 1, 'model.frames', self.frames, 'at least 1')
-        divides = self.width % self.heads == 0
-        require(divides, 'model.width', self.width, f'a multiple of model.heads = {self.heads}')
+        sizes = (
+            'text_width',
+            'frames',
+            'width',
+            'depth',
+            'decoder_depth',
+            'heads',
+            'image_tokens',
+        )
+        for name in sizes:
+            size = getattr(self, name)
+            require(1 <= size <= MAX_SIZE, f'model.{name}', size, f'1..{MAX_SIZE}')
+        divides = self.width % self.heads == 0 and self.width % 4 == 0
+        allowed = f'a multiple of 4 and of model.heads = {self.heads}'
+        require(divides, 'model.width', self.width, allowed)
 
 
 def grid_position(rows: int, columns: int, width: int) -> Tensor:
@@ -165,11 +179,9 @@ class QRoboticTransformer(nn.Module):
         self.head_weight = nn.Parameter(
             torch.randn(self.dimensions, width, self.bins) / width**0.5
         )
-        # Every bin starts at Q = 1/A. From 1/2, a state that leads nowhere and bootstraps on
-        # itself would fall only as fast as the discount and the slow target network let it.
-        start = -math.log(max(1, self.bins - 1))
-        self.head_bias = nn.Parameter(torch.full((self.dimensions, self.bins), start))
+        self.head_bias = nn.Parameter(torch.zeros(self.dimensions, self.bins))
         with torch.no_grad():
+            # Start near Q = 1/2, where the sigmoid is steepest; from 1/A, learning starts later.
             self.head_weight.mul_(0.1)
 
     def forward(

@@ -51,6 +51,7 @@ class QTransformerPolicy:
 
         Raises:
             RuntimeError: `reset` was never called.
+            FloatingPointError: The values are not finite.
         """
         if self._text is None:
             raise RuntimeError('the policy has no instruction: call reset first')
@@ -64,6 +65,8 @@ class QTransformerPolicy:
         )
         context = self.model.contextualise(torch.cat(list(self._tokens), dim=1))[:, -1:]
         bins, values = self.model.best_actions(context)
+        if not values.isfinite().all():
+            raise FloatingPointError('the network gave values that are not finite')
         chosen = bins[0].cpu().numpy()
         return Decision(
             bins=chosen,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qt_core.action_space import ActionSpace
 from qt_core.contract import ContractError, RobotContract
 
 FORMAT = 'qt-replay'
@@ -42,6 +43,8 @@ class ReplayFolder:
             meta = json.loads((self.folder / 'meta.json').read_text(encoding='utf-8'))
         except (OSError, ValueError) as error:
             raise ReplayError(f'{folder}: not a replay folder (meta.json: {error})') from error
+        if not isinstance(meta, dict):
+            raise ReplayError(f'{folder}: not a replay folder (meta.json holds no object)')
         if meta.get('format') != FORMAT or meta.get('version') != VERSION:
             raise ReplayError(
                 f'{folder}: format {meta.get("format")!r} version {meta.get("version")!r}, '
@@ -57,12 +60,23 @@ class ReplayFolder:
         self.embeddings: NDArray[np.float32] = np.asarray(self._map('embeddings.npy', None))
         if len(self.embeddings) != len(self.instructions):
             raise ReplayError(f'{folder}: embeddings.npy does not have one row per instruction')
-        names = [f'images_{camera.name}' for camera in self.contract.cameras]
-        names += ['state', 'action', 'bins', 'reward', 'terminal', 'timeout', 'instruction']
+        dimensions = ActionSpace(self.contract).dimensions
+        shapes: dict[str, tuple[int, ...]] = {
+            **{f'images_{c.name}': (c.height, c.width, 3) for c in self.contract.cameras},
+            'state': (len(self.contract.state.joints),),
+            **dict.fromkeys(('action', 'bins'), (dimensions,)),
+            **dict.fromkeys(('reward', 'terminal', 'timeout', 'instruction'), ()),
+        }
         self.shards = [
-            {name: self._map(f'shards/{index:06d}/{name}.npy', count) for name in names}
+            {
+                name: self._map(f'shards/{index:06d}/{name}.npy', (count, *shape))
+                for name, shape in shapes.items()
+            }
             for index, count in enumerate(rows)
         ]
+        for index, episode in enumerate(self.episodes):
+            if not _fits(episode, rows, len(self.instructions)):
+                raise ReplayError(f'{folder}: damaged meta.json (episodes[{index}])')
 
     @property
     def steps(self) -> int:
@@ -85,11 +99,20 @@ class ReplayFolder:
                 returns[episode['shard']][row] = rest
         return returns
 
-    def _map(self, name: str, rows: int | None) -> NDArray[Any]:
+    def _map(self, name: str, shape: tuple[int, ...] | None) -> NDArray[Any]:
         try:
             array = np.load(self.folder / name, mmap_mode='r', allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise ReplayError(f'{self.folder}: {name} cannot be read ({error})') from error
-        if rows is not None and len(array) != rows:
-            raise ReplayError(f'{self.folder}: {name} has {len(array)} rows, expected {rows}')
-        return np.asarray(array) if rows is None else array
+        if shape is not None and array.shape != shape:
+            raise ReplayError(f'{self.folder}: {name} is {array.shape}, expected {shape}')
+        return np.asarray(array) if shape is None else array
+
+
+def _fits(episode: Any, rows: list[int], instructions: int) -> bool:
+    try:
+        shard, start, steps = episode['shard'], episode['start'], episode['steps']
+        inside = 0 <= shard < len(rows) and start >= 0 < steps and start + steps < rows[shard]
+        return bool(inside and 0 <= episode['instruction'] < instructions)
+    except (KeyError, TypeError):
+        return False

@@ -102,9 +102,10 @@ class ReplayWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if kind is None:
-            self.close()
-        else:
+        try:
+            if kind is None:
+                self.close()
+        finally:
             shutil.rmtree(self._partial, ignore_errors=True)
 
     def add(self, episode: ReplayEpisode) -> None:

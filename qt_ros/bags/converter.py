@@ -26,6 +26,8 @@ from qt_ros.bags.reader import EpisodeBag
 from qt_ros.conversions import command_targets, image_to_rgb, joint_positions, stream_time
 from qt_ros.streams import JUMP, STATE, ObservationAssembler, Stale
 
+LONGEST = 3600  # s of one episode; a stamp from before a clock was set can be decades off
+
 
 @dataclass(frozen=True)
 class Report:
@@ -200,6 +202,9 @@ def _scan(bag: EpisodeBag) -> tuple[list[list[int]], list[tuple[int, NDArray[np.
     for topic, stamps in times.items():
         if not stamps:
             raise BagError(f"{bag.path}: no message on '{topic}'")
+        span = (max(stamps) - min(stamps)) / 1e9
+        if span > LONGEST:
+            raise BagError(f"{bag.path}: stamps of '{topic}' span {span:.0f} s, over {LONGEST} s")
     if not commands:
         raise BagError(f"{bag.path}: no command on '{contract.action.topic}'")
     return [sorted(set(t)) for t in times.values()], sorted(commands, key=lambda c: c[0])

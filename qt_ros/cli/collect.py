@@ -32,6 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.progress import track
 
     from qt_core.configuration import ConfigurationError
+    from qt_ros.cli.evaluate import UNSEEN_SEED
     from qt_ros.graphs import GRAPHS
     from qt_ros.isolation import isolated_graph
     from qt_ros.up import running
@@ -39,6 +40,12 @@ def run(arguments: argparse.Namespace) -> int:
     out: Path = arguments.out
     if arguments.episodes < 1:
         raise ConfigurationError(f'--episodes is {arguments.episodes}, expected at least 1')
+    last = arguments.seed + arguments.episodes - 1
+    if not 0 <= arguments.seed <= last < UNSEEN_SEED:
+        raise ConfigurationError(
+            f'--seed is {arguments.seed}, expected all seeds in 0..{UNSEEN_SEED - 1}, '
+            'which evaluations leave to demonstrations'
+        )
     if out.exists() and any(out.iterdir()):
         raise ConfigurationError(f'--out {out} is not empty; choose another folder')
     graph = GRAPHS['collect'].processes(

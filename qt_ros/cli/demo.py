@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 VIDEO_EPISODES = 6
+MARKER = '.qt_ros_demo'  # in a folder that a demo may replace
 
 
 def add_parser(subparsers: Any) -> None:
@@ -35,6 +36,8 @@ def add_parser(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the subcommand."""
+    from qt_core.configuration import ConfigurationError
+    from qt_core.learning.checkpoint import load_checkpoint
     from qt_core.learning.trainer import Trainer
     from qt_core.replay import ReplayFolder
     from qt_core.share import share_path
@@ -44,8 +47,12 @@ def run(arguments: argparse.Namespace) -> int:
     from qt_ros.cli.train import load_config, train_with_progress
     from qt_ros.evaluation import write_json
 
-    out = _fresh(arguments.out)
+    if arguments.episodes < 1:
+        raise ConfigurationError(f'--episodes is {arguments.episodes}, expected at least 1')
     checkpoint = arguments.checkpoint or share_path('config/policies/reach')
+    load_checkpoint(checkpoint)
+    config = load_config(share_path('config/train/demo.yaml'), steps=arguments.train_steps)
+    out = _fresh(arguments.out)
     seeds = range(UNSEEN_SEED, UNSEEN_SEED + arguments.episodes)
     print('1/4 the policy on ROS: simulator, policy and recorder in processes of their own')
     report = evaluate_through_ros(
@@ -62,9 +69,10 @@ def run(arguments: argparse.Namespace) -> int:
     picture_values(checkpoint, out / 'bags', out / 'values.png')
     print('3/4 bags to a replay folder')
     conversion = convert_with_progress(find_bags([out / 'bags']), out / 'replay')
-    print(f'{conversion.episodes} episodes, {conversion.steps} steps')
+    print(
+        f'{conversion.episodes} episodes, {conversion.steps} steps', *conversion.failures, sep='\n'
+    )
     print('4/4 training from scratch on those episodes')
-    config = load_config(share_path('config/train/demo.yaml'), steps=arguments.train_steps)
     trainer = Trainer(config, ReplayFolder(out / 'replay'), out / 'run')
     losses = train_with_progress(trainer)['loss']
     published, recorded = _count_frames(report, out / 'bags')
@@ -137,9 +145,11 @@ def _fresh(out: Path) -> Path:
     """Empty the folder of an earlier demo; refuse to touch anything else."""
     from qt_core.configuration import ConfigurationError
 
+    marker = out / MARKER
     if out.exists() and any(out.iterdir()):
-        if not (out / 'bags').is_dir():
+        if not marker.is_file():
             raise ConfigurationError(f'--out {out} is not empty and not a demo; choose another')
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
+    marker.touch()
     return out

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from qt_core.contract import RobotContract
+    from qt_core.observation import Observation
     from qt_ros.evaluation import EvaluationReport
 
+MAX_SEED = 2**31 - 1  # of the simulator's parameter
 UNSEEN_SEED = 1_000_000  # demonstrations use seeds below this one, evaluations those from it on
 BASELINES = ('random', 'demonstrator')
 
@@ -26,7 +28,7 @@ def add_parser(subparsers: Any) -> None:
         'evaluate',
         help='measure the success rate of a checkpoint in simulation',
         description='Measure the success rate of a checkpoint in the embedded simulator, with its '
-        '95%% Wilson interval, on layouts that no demonstration has.',
+        '95%% Wilson interval; by default on layouts and wordings that no demonstration has.',
     )
     parser.add_argument('checkpoint', help='checkpoint folder, or random, or demonstrator')
     parser.add_argument('--task', default='reach', choices=['reach'])
@@ -58,6 +60,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.episodes < 1:
         raise ConfigurationError(f'--episodes is {arguments.episodes}, expected at least 1')
+    if not 0 <= arguments.seed <= MAX_SEED - arguments.episodes:
+        raise ConfigurationError(f'--seed is {arguments.seed}, expected 0..{MAX_SEED}')
+    if arguments.video and arguments.video.suffix != '.mp4':
+        raise ConfigurationError(
+            f'--video is {arguments.video}, expected a name that ends in .mp4'
+        )
     seeds = range(arguments.seed, arguments.seed + arguments.episodes)
     if arguments.through == 'ros':
         if arguments.checkpoint in BASELINES:
@@ -111,53 +119,59 @@ def evaluate_direct(
     import torch
     from rich.progress import track
 
+    from qt_core.action_space import ActionSpace
     from qt_core.contract import RobotContract, require_same
     from qt_core.environments.demonstrator import Demonstrator
     from qt_core.environments.tabletop import TabletopEnvironment
+    from qt_core.evaluation import roll_out
     from qt_core.policies import Policy, RandomPolicy, load_policy
     from qt_core.share import share_path
     from qt_ros.evaluation import EpisodeOutcome, EvaluationReport
     from qt_ros.video import episode_frames, write_video
 
     torch.set_num_threads(1)  # one frame at a time is too little work to share
-    policy: Policy | None = None
-    expert: Demonstrator | None = None
+    robot: RobotContract
     if name in BASELINES:
         robot = RobotContract.load(contract or share_path('config/contracts/tabletop.yaml'))
-        policy = RandomPolicy(robot) if name == 'random' else None
-        expert = Demonstrator(robot) if name == 'demonstrator' else None
+        policy: Policy = RandomPolicy(robot)
     else:
         policy = load_policy(name)
         robot = policy.contract
         if contract:
             require_same(RobotContract.load(contract), robot, str(contract), name)
     environment = TabletopEnvironment(robot, sentences=sentences)
-    change = overriding(override)
+    expert = Demonstrator(robot) if name == 'demonstrator' else None
+    space = ActionSpace(robot)
+    frames: list[NDArray[np.uint8]] = []
+
+    def reset(sentence: str) -> None:
+        frames.clear()
+        if expert is None:
+            policy.reset(sentence)
+        else:
+            expert.reset(sentence, environment.simulation.blocks, environment.scene.seed)
+
+    def act(observation: Observation) -> NDArray[np.int64]:
+        frames.append(environment.frame)
+        if expert is None:
+            return policy.act(observation).bins
+        return space.encode(expert.act(observation.state))
+
     outcomes, shown = [], []
     for seed in track(seeds, description=f'evaluating {name}'):
-        observation, sentence = environment.reset(seed)
-        given = change(sentence)
-        if expert is not None:
-            expert.reset(given, environment.simulation.blocks, seed)
-        elif policy is not None:
-            policy.reset(given)
-        frames = [environment.frame]
-        while True:
-            if expert is not None:
-                step = environment.step_action(expert.act(observation.state))
-            else:
-                assert policy is not None
-                step = environment.step(policy.act(observation).bins)
-            observation = step.observation
-            frames.append(environment.frame)
-            if step.terminal or step.timeout:
-                break
-        outcome = 'timeout' if step.timeout else environment.simulation.outcome
+        rollout = roll_out(environment, reset, act, seed, overriding(override))
+        running = environment.simulation.outcome == 'running'
         outcomes.append(
-            EpisodeOutcome(seed=seed, instruction=given, outcome=outcome, steps=environment.steps)
+            EpisodeOutcome(
+                seed=seed,
+                instruction=rollout.instruction,
+                outcome='timeout' if running else environment.simulation.outcome,
+                steps=rollout.steps,
+            )
         )
         if video and len(outcomes) <= video_episodes:
-            shown += episode_frames(frames, given, outcome)
+            frames.append(environment.frame)
+            shown += episode_frames(frames, rollout.instruction, outcomes[-1].outcome)
     environment.simulation.close()
     if video:
         write_video(video, shown, robot.rate)

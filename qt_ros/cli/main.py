@@ -10,14 +10,15 @@ import sys
 from collections.abc import Sequence
 
 from qt_ros import __version__
-from qt_ros.cli import collect, convert, demo, evaluate, train, up
+from qt_ros.cli import call, collect, convert, demo, evaluate, say, train, up
 
-SUBCOMMANDS = (up, collect, convert, train, evaluate, demo)
+SUBCOMMANDS = (up, say, call, collect, convert, train, evaluate, demo)
 EXTRAS = {  # module -> the extra of the package that brings it
     'accelerate': 'train',
     'matplotlib': 'train',
     'mujoco': 'sim',
     'rclpy': 'ros',
+    'tensorboard': 'train',
 }
 
 

@@ -33,6 +33,7 @@ from qt_ros.nodes.node_support import (
     load_contract,
     message_class,
     run_node,
+    subscribe_instruction,
 )
 
 PARAMETERS = (
@@ -63,9 +64,7 @@ class DemonstratorNode(Node):
         self.command_class = message_class(COMMAND_TYPES[action.type])
         self.commands = self.create_publisher(self.command_class, action.topic, COMMAND)
         self.create_subscription(JointState, self.contract.state.topic, self.on_state, SENSOR)
-        topic = self.contract.instruction.topic
-        self.create_subscription(String, topic, self.on_instruction, LATCHED)
-        self.create_subscription(String, topic, self.on_instruction, 1)
+        subscribe_instruction(self, self.contract.instruction.topic, self.on_instruction)
         self.create_subscription(MarkerArray, 'simulator/blocks', self.on_blocks, LATCHED)
         self.create_service(Trigger, '~/reset', self.on_reset)
         self.get_logger().info('demonstrator ready')

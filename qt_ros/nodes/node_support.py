@@ -15,6 +15,7 @@ from typing import Any
 
 import rclpy
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
@@ -26,6 +27,7 @@ from qt_core.contract import RobotContract
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 COMMAND = QoSProfile(depth=1)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SENSOR = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
@@ -71,6 +73,21 @@ def load_contract(node: Node) -> RobotContract:
     return RobotContract.load(path)
 
 
+def subscribe_instruction(
+    node: Node, topic: str, callback: Callable[[Any], None], *, raw: bool = False
+) -> list[Any]:
+    """Subscribe to sentences, latched or not: `callback` may get the same message twice.
+
+    `ros2 topic pub` is volatile, which a transient-local subscription never matches.
+    """
+    # One of the two never fits, which is no reason for a warning.
+    quiet = SubscriptionEventCallbacks(use_default_callbacks=False)
+    return [
+        node.create_subscription(String, topic, callback, qos, raw=raw, event_callbacks=quiet)
+        for qos in (LATCHED, QoSProfile(depth=1))
+    ]
+
+
 def message_class(name: str) -> Any:
     """Import a message class by its ROS name, such as `sensor_msgs/msg/Image`."""
     package, _, kind = name.split('/')
@@ -92,33 +109,40 @@ def run_node(make: Callable[[], Node], finish: Callable[[Any], None] = lambda no
     Returns:
         The process's exit code.
     """
-    # Ctrl-C must leave the context valid long enough for the stop command.
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    stopped = threading.Event()
-    node = None
-    code = 0
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        # Ctrl-C must leave the context valid long enough for the stop command.
+        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:  # a parameter file or a remapping that rcl cannot parse
+        return _refuse(error)
     try:
         node = make()
+    except (ValueError, OSError, ParameterException) as error:
+        return _refuse(error)
+    except KeyboardInterrupt:
+        rclpy.try_shutdown()
+        return 0
+    try:
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         # From here on only noted: an exception in the midst of a callback would surface as
         # whatever a library that it passes through makes of it.
-        for number in (signal.SIGINT, signal.SIGTERM):
+        stopped = threading.Event()
+        for number in STOP_SIGNALS:
             signal.signal(number, lambda *_: stopped.set())
         while rclpy.ok() and not stopped.is_set():
             executor.spin_once(timeout_sec=0.2)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
-    except (ValueError, OSError, ParameterException) as error:
-        print(f'qt-ros: {" ".join(str(error).split())}', file=sys.stderr, flush=True)
-        code = 1
-    except SystemExit as stop:
-        code = int(stop.code or 0)
     finally:
-        if node is not None:
-            finish(node)
-            node.destroy_node()
+        finish(node)
+        node.destroy_node()
         rclpy.try_shutdown()
-    return code
+    return 0
+
+
+def _refuse(error: Exception) -> int:
+    print(f'qt-ros: {" ".join(str(error).split())}', file=sys.stderr, flush=True)
+    rclpy.try_shutdown()
+    return 1

@@ -38,12 +38,12 @@ from qt_ros.conversions import (
 )
 from qt_ros.nodes.node_support import (
     COMMAND,
-    LATCHED,
     SENSOR,
     Parameter,
     declare,
     message_class,
     run_node,
+    subscribe_instruction,
 )
 from qt_ros.safety import SafetyFilter
 from qt_ros.streams import STATE, ObservationAssembler, Stale, Stamped
@@ -169,7 +169,7 @@ class PolicyNode(LifecycleNode):
             if not self.running or self.acted is None:
                 return
             silent = (now - self.acted) / 1e9
-            if silent > self.contract.safety.watchdog:
+            if silent > self.contract.safety.watchdog or silent < 0:  # a clock that was set back
                 stale = self.assembler.stale(now)
                 self._refuse(str(stale) if stale else f'no action for {silent:.2f} s')
 
@@ -197,12 +197,15 @@ class PolicyNode(LifecycleNode):
                 restart = instruction != self.followed
                 self.followed = instruction
             if not isinstance(found, Stamped) or not instruction:
-                self._refuse('no instruction' if isinstance(found, Stamped) else str(found))
+                problem = 'no instruction' if isinstance(found, Stamped) else str(found)
+                self._refuse(' '.join(problem.split()))
                 continue
             try:
                 self._act(found, taken, instruction if restart else None)
             except Exception:
-                self.get_logger().error(f'inference failed: {traceback.format_exc()}')
+                self.get_logger().error(
+                    f'inference failed: {traceback.format_exc()}', throttle_duration_sec=10.0
+                )
                 self._refuse('inference failed')
 
     def publish_diagnostics(self) -> None:
@@ -210,6 +213,8 @@ class PolicyNode(LifecycleNode):
         with self.lock:
             ages = self.assembler.ages(self._now())
             problem = self.problem
+            if self.running and self.acted is None and not problem:
+                problem = str(self.assembler.stale(self._now()) or 'waiting for an observation')
             interventions = dict(self.safety.interventions)
         status = DiagnosticStatus(
             name=f'{self.get_name()}: policy', hardware_id=self.contract.name
@@ -275,9 +280,8 @@ class PolicyNode(LifecycleNode):
         topic = self.contract.state.topic
         state = partial(self.on_message, STATE, joint_positions)
         subscriptions.append(subscribe(JointState, topic, state, SENSOR, callback_group=group))
-        # `ros2 topic pub` is volatile, which a transient-local subscription never matches.
         topic = self.contract.instruction.topic
-        subscriptions += [subscribe(String, topic, self.on_instruction, q) for q in (LATCHED, 1)]
+        subscriptions += subscribe_instruction(self, topic, self.on_instruction)
         self.entities += [(self.destroy_subscription, s) for s in subscriptions]
         self.entities.append(
             (self.destroy_service, self.create_service(Trigger, '~/reset', self.on_reset))
@@ -316,16 +320,17 @@ class PolicyNode(LifecycleNode):
             return TransitionCallbackReturn.FAILURE
         return TransitionCallbackReturn.SUCCESS
 
-    def _next(self) -> Stamped | Stale | ValueError | None:
+    def _next(self) -> Stamped | Stale | Exception | None:
         """Take the next observation, why there is none, or None; called with the lock held."""
         if not self.due:
             return None
         self.due = False
         try:
-            if self.trigger == 'observation':
-                return self.assembler.complete()
-            return self.assembler.latest(self._now())
-        except ValueError as error:  # a message that does not make sense
+            if self.trigger == 'rate':
+                return self.assembler.latest(self._now())
+            stamped = self.assembler.complete()
+            return stamped and (self.assembler.stale(self._now()) or stamped)
+        except Exception as error:  # a message that does not make sense
             return error
 
     def _act(self, stamped: Stamped, taken: int, restart: str | None) -> None:
@@ -355,10 +360,10 @@ class PolicyNode(LifecycleNode):
         """Hold once when the policy cannot act, and say why."""
         with self.lock:
             self.problem = problem
+            self.followed = None  # what it saw before is the past of another motion
             if self.refusing:
                 return  # holding again and again would let the arm creep
             self.refusing = True
-            self.followed = None
             self.hold()
         self.get_logger().warning(f'not acting: {problem}')
 

@@ -23,7 +23,6 @@ from rclpy.task import Future
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from qt_core.contract import RobotContract
 from qt_ros.bags import BagError, EpisodeBagWriter, EpisodeRecord
 from qt_ros.conversions import COMMAND_TYPES
 from qt_ros.nodes.node_support import (
@@ -31,8 +30,10 @@ from qt_ros.nodes.node_support import (
     Parameter,
     declare,
     json_string,
+    load_contract,
     message_class,
     run_node,
+    subscribe_instruction,
 )
 
 PARAMETERS = (
@@ -97,7 +98,7 @@ class RecorderNode(Node):
     def __init__(self) -> None:
         super().__init__('recorder')
         declare(self, PARAMETERS)
-        self.contract = RobotContract.load(self.get_parameter('contract').value)
+        self.contract = load_contract(self)
         self.output = Path(self.get_parameter('output').value)
         self.min_free = self.get_parameter('min_free_mib').value * 2**20
         self.output.mkdir(parents=True, exist_ok=True)
@@ -108,12 +109,17 @@ class RecorderNode(Node):
         topics[contract.instruction.topic] = 'std_msgs/msg/String'
         self.topics = {self.resolve_topic_name(t): kind for t, kind in topics.items()}
         self.names = {self.resolve_topic_name(t): t for t in topics}
+        self.instruction_topic = self.resolve_topic_name(contract.instruction.topic)
+        # A sentence may be said once, by someone who leaves; the others must be there.
+        self.required = [t for t in self.topics if t != self.instruction_topic]
         # Recorded when something publishes them; their types are known only then.
         extra = [t for t in self.get_parameter('extra_topics').value if t]
         self.extra_topics = [self.resolve_topic_name(t) for t in extra]
         self.extra: dict[str, str] = {}
-        self.instruction_topic = self.resolve_topic_name(contract.instruction.topic)
         self.instruction: bytes | None = None
+        subscribe_instruction(
+            self, self.instruction_topic, self._receiver(self.instruction_topic), raw=True
+        )
         self.streams: dict[str, Stream] = {}
         self.recording: Recording | None = None
         self.last_message = 0.0
@@ -141,11 +147,16 @@ class RecorderNode(Node):
         if self.recording is not None:
             self.publish_status('recording')
             return
-        for topic in (*self.topics, *self.extra_topics):
+        for topic in (*self.required, *self.extra_topics):
             infos = self.get_publishers_info_by_topic(topic)
             if not infos:
                 continue
             kind = self.topics.get(topic) or infos[0].topic_type
+            try:
+                message = message_class(kind)
+            except (ImportError, AttributeError):
+                self.get_logger().error(f"'{topic}' is {kind}, which is not installed", once=True)
+                continue
             if topic not in self.topics:
                 self.extra[topic] = kind
             profiles = [info.qos_profile for info in infos]
@@ -166,7 +177,7 @@ class RecorderNode(Node):
                     continue
                 self.destroy_subscription(known.subscription)
             subscription = self.create_subscription(
-                message_class(kind), topic, self._receiver(topic), qos, raw=True
+                message, topic, self._receiver(topic), qos, raw=True
             )
             self.streams[topic] = Stream(subscription, qos, time.monotonic())
 
@@ -214,8 +225,8 @@ class RecorderNode(Node):
         recording, self.recording = self.recording, None
         assert recording is not None
         recording.join()
+        self.publish_status('idle')
         if recording.error is not None:
-            self.publish_status('idle')
             raise BagError(f'{recording.writer.partial}: {recording.error}')
         path = recording.writer.finish(
             EpisodeRecord(
@@ -229,7 +240,6 @@ class RecorderNode(Node):
         )
         if recording.dropped:
             self.get_logger().error(f'{path}: {recording.dropped} messages were not written')
-        self.publish_status('idle')
         return path
 
     def publish_status(self, state: str) -> None:
@@ -246,8 +256,8 @@ class RecorderNode(Node):
                 response.message = 'no episode is being recorded; call ~/start first'
                 return response
             stop = self._now()
-            await self._settled()
-            if self.get_parameter('use_sim_time').value:
+            settled = await self._settled()
+            if settled and self.get_parameter('use_sim_time').value:
                 stop = self._now()  # /clock may have waited behind the call
             try:
                 path = self.finish(outcome, ended_by, stop)
@@ -261,16 +271,17 @@ class RecorderNode(Node):
         return end
 
     def _settled(self) -> Future:
-        """Give a future that is done when no message has come for a while."""
+        """Give a future of whether no message came for a while; False when they keep coming."""
         future = Future()
         begun = self.last_message = time.monotonic()
 
         def check() -> None:
             now = time.monotonic()
-            if now - self.last_message > SETTLE or now - begun > SETTLE_LIMIT:
+            settled = now - self.last_message > SETTLE
+            if settled or now - begun > SETTLE_LIMIT:
                 timer.cancel()
                 self.destroy_timer(timer)
-                future.set_result(None)
+                future.set_result(settled)
 
         timer = self.create_timer(SETTLE / 5, check, clock=Clock(clock_type=ClockType.STEADY_TIME))
         return future
@@ -279,7 +290,7 @@ class RecorderNode(Node):
         if self.recording is not None:
             return 'an episode is being recorded; end it first'
         now = time.monotonic()
-        for topic in self.topics:
+        for topic in self.required:
             stream = self.streams.get(topic)
             if stream is None or stream.subscription.get_publisher_count() == 0:
                 return f"nothing publishes '{topic}'"
@@ -300,6 +311,8 @@ class RecorderNode(Node):
     def _receiver(self, topic: str) -> Any:
         def receive(data: bytes) -> None:
             if topic == self.instruction_topic:
+                if data == self.instruction:
+                    return  # the same sentence, through the other subscription
                 self.instruction = data
             if self.recording is not None:
                 if topic in self.topics:
@@ -314,8 +327,12 @@ class RecorderNode(Node):
 
 def _end_recording(node: RecorderNode) -> None:
     """Keep what was recorded when the process is told to go."""
-    if node.recording is not None:
+    if node.recording is None:
+        return
+    try:
         print(f'recorder: {node.finish("unlabeled", "timeout")} kept, unlabeled', file=sys.stderr)
+    except (BagError, OSError) as error:
+        print(f'recorder: {error}', file=sys.stderr)
 
 
 def main() -> None:

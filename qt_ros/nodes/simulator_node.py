@@ -60,6 +60,12 @@ class SimulatorNode(Node):
         super().__init__('simulator')
         declare(self, PARAMETERS)
         self.contract = load_contract(self)
+        cameras = self.contract.cameras
+        if len(cameras) != 1 or cameras[0].type != 'sensor_msgs/msg/Image':
+            raise ValueError(
+                f'the simulator has one camera of sensor_msgs/msg/Image, but contract '
+                f'{self.contract.name} asks for {", ".join(c.type for c in cameras)}'
+            )
         self.simulation = Tabletop(self.contract, task=self._value('task'))
         self.lock_step = self._value('lock_step')
         self.size = (self._value('camera_height'), self._value('camera_width'))

@@ -51,9 +51,13 @@ def test_mu_law_is_the_formula_and_finer_around_zero(contract):
 def test_encoding_takes_the_nearest_bin(contract, value, companding):
     space = space_of(contract, companding=companding)
     every = space.decode(np.repeat(np.arange(21)[:, None], 7, axis=1))[:, 0]
-    error = abs(space.decode(space.encode(np.full(7, value)))[0] - value)
-    assert error <= np.diff(every).max() / 2 * (1 + 1e-9) or companding == 'mu_law'
-    assert error <= np.diff(every).max()
+
+    def compand(x):
+        x = np.asarray(x) / 0.1
+        return np.sign(x) * np.log1p(MU * np.abs(x)) if companding == 'mu_law' else x
+
+    distances = np.abs(compand(every) - compand(value))
+    assert distances[space.encode(np.full(7, value))[0]] <= distances.min() + 1e-9
 
 
 def test_bad_values_are_refused(contract):

@@ -97,7 +97,7 @@ def test_the_best_joint_action_is_found(folder, bandit):
 
 
 def test_a_learner_that_never_sees_the_reward_misses_it(folder, bandit):
-    """The public implementation's fault: its last dimension's target is its own logit."""
+    """As with the public implementation's default loss, whatever its targets are instead."""
 
     def blind(model, target, batch, config):
         nothing = torch.zeros_like(batch.reward)

@@ -1,12 +1,13 @@
 # Copyright 2026 The qt_ros authors
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
+import re
 
 import pytest
 import torch
 
 from qt_core.configuration import ConfigurationError
-from qt_core.models import MaxViT, MaxViTConfig, QRoboticTransformer
+from qt_core.models import MaxViT, MaxViTConfig, QRoboticTransformer, QTransformerConfig
 from qt_core.models.transformer import frame_causal_mask
 from test.conftest import TINY_MODEL
 
@@ -130,3 +131,19 @@ def test_image_size_must_suit_the_windows(tiny_contract):
     contract = dataclasses.replace(tiny_contract, cameras=(camera,))
     with pytest.raises(ConfigurationError, match="'40x32', expected multiples of 32"):
         QRoboticTransformer(TINY_MODEL, contract)
+
+
+@pytest.mark.parametrize(
+    ('make', 'change', 'message'),
+    [
+        (QTransformerConfig, {'heads': 0}, 'model.heads is 0, expected 1..8192'),
+        (QTransformerConfig, {'width': 10**6}, 'model.width is 1000000, expected 1..8192'),
+        (QTransformerConfig, {'width': 102, 'heads': 2}, 'model.width is 102, expected a mult'),
+        (MaxViTConfig, {'window': 0}, 'maxvit.window is 0, expected at least 1'),
+        (MaxViTConfig, {'heads': 0}, 'maxvit.heads is 0, expected at least 1'),
+        (MaxViTConfig, {'depths': (1, 0)}, 'maxvit.depths'),
+    ],
+)
+def test_impossible_sizes_are_refused(make, change, message):
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
+        make(**change)

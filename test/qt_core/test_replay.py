@@ -150,8 +150,41 @@ def test_what_is_no_replay_folder_is_one_line(tmp_path, replay_path):
         ReplayFolder(replay_path)
 
 
-def test_truncated_arrays_are_noticed(replay_path):
+@pytest.mark.parametrize('keep', [0, 50, -20])
+def test_truncated_arrays_are_noticed(replay_path, keep):
     path = replay_path / 'shards/000000/bins.npy'
-    path.write_bytes(path.read_bytes()[:-20])
+    path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(ReplayError, match=r'bins\.npy cannot be read'):
         ReplayFolder(replay_path)
+
+
+def test_arrays_of_another_shape_are_noticed(replay_path):
+    path = replay_path / 'shards/000000/state.npy'
+    np.save(path, np.load(path)[:, :6])
+    with pytest.raises(ReplayError, match=r'state\.npy is \(\d+, 6\), expected \(\d+, 7\)'):
+        ReplayFolder(replay_path)
+
+
+@pytest.mark.parametrize(
+    'change',
+    [{'shard': -1}, {'shard': 9}, {'start': -1}, {'steps': 0}, {'steps': 99}, {'instruction': 2}],
+)
+def test_episodes_outside_their_shard_are_noticed(replay_path, change):
+    path = replay_path / 'meta.json'
+    meta = json.loads(path.read_text())
+    meta['episodes'][1] |= change
+    path.write_text(json.dumps(meta))
+    with pytest.raises(ReplayError, match=r'damaged meta\.json \(episodes\[1\]\)'):
+        ReplayFolder(replay_path)
+
+
+def test_a_sentence_model_that_fails_leaves_nothing_behind(tmp_path, tiny_contract):
+    def embed(sentences):
+        raise OSError('no model')
+
+    with (
+        pytest.raises(OSError, match='no model'),
+        ReplayWriter(tmp_path / 'r', tiny_contract, embed) as writer,
+    ):
+        writer.add(make_episode(tiny_contract, 0))
+    assert list(tmp_path.iterdir()) == []

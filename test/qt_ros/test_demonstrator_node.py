@@ -96,6 +96,7 @@ def test_it_answers_each_joint_state_once_as_the_expert_would(node_process, peer
 def test_a_sentence_that_names_no_block_disarms_it(node_process, peer, scene, contract):
     node_process('demonstrator_node', contract=CONTRACT)
     commands = peer.listen(JointTrajectory, 'joint_trajectory')
+    peer.spin_until(lambda: peer.node.count_publishers('joint_trajectory'), 'demonstrator')
     name(peer, 'touch the red block')
     success, message = name(peer, 'sing')
     assert not success

@@ -91,6 +91,17 @@ def test_a_parameter_file_replaces_the_shipped_one_and_its_contract(tmp_path):
     assert 'contract' not in recorder.parameters
 
 
+def test_a_copy_of_the_shipped_parameter_file_changes_nothing_else(tmp_path):
+    params_file = tmp_path / 'mine.yaml'
+    params_file.write_text(share_path('config/nodes.yaml').read_text())
+    (given,) = GRAPHS['sim'].processes(params_file=str(params_file))
+    (default,) = GRAPHS['sim'].processes()
+    assert given.parameters == default.parameters
+    assert 'contract' in given.parameters
+    with pytest.raises(ArgumentError, match='contract is not set'):
+        GRAPHS['record'].processes(params_file=str(params_file))
+
+
 def test_a_policy_that_waits_to_be_activated_does_not_announce_itself(checkpoint):
     (policy,) = GRAPHS['policy'].processes(checkpoint=checkpoint, autostart=False)
     assert policy.parameters['autostart'] is False
@@ -135,6 +146,7 @@ def test_arguments_as_text_mean_the_same():
         ('sim', {'log_level': 'loud'}, "log_level is 'loud', expected debug or info"),
         ('record', {}, "contract is not set; give the robot's contract file"),
         ('sim', {'params_file': 'none.yaml'}, "params_file is 'none.yaml', which is not a file"),
+        ('sim', {'namespace': 'left-arm'}, "namespace is 'left-arm', expected letters, digits"),
     ],
 )
 def test_bad_arguments_are_named(graph, texts, error):

@@ -176,7 +176,16 @@ def test_a_robot_in_real_time(robot, checkpoint, contract):
         assert robot.status.level == DiagnosticStatus.ERROR
         assert robot.bins == []
 
+        # A sentence that comes while the camera is away counts once it is back.
+        robot.camera_on = False
+        robot.spin_until(lambda: "'front' is" in robot.status.message, 'lost camera')
+        robot.spin_until(robot.instructions.get_subscription_count, 'subscription')
         robot.instructions.publish(String(data=SENTENCE))
+        robot.spin_until(
+            lambda: values_of(robot.status)['instruction'] == SENTENCE, 'the sentence'
+        )
+        assert robot.bins == []
+        robot.camera_on = True
         robot.spin_until(lambda: len(robot.bins) >= 5, 'acting')
         command = robot.commands[-1]
         assert list(command.joint_names) == list(contract.action.joints)

@@ -15,6 +15,7 @@ import pytest
 os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
 
 import rclpy
+from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image, JointState
@@ -204,7 +205,24 @@ def test_episodes_equal_what_was_published(robot, tmp_path):
     assert not list((tmp_path / 'bags').glob('*.partial'))
 
 
-@pytest.mark.parametrize('stop', [signal.SIGINT, signal.SIGTERM])
+def test_a_sentence_said_once_by_someone_who_leaves_is_enough(robot, tmp_path):
+    """As `ros2 topic pub --once` does: volatile, and gone before the episode starts."""
+    arm = robot()
+    arm.node.destroy_publisher(arm.instruction)
+    arm.refused('no instruction received')
+    passer_by = arm.node.create_publisher(String, 'instruction', 1)
+    arm.spin_until(passer_by.get_subscription_count, 'nobody listens')
+    passer_by.publish(String(data='tap the red cube'))
+    arm.spin_until(lambda: passer_by.wait_for_all_acked(Duration(seconds=0.1)), 'not received')
+    arm.node.destroy_publisher(passer_by)
+    episode = draw_episode(4, steps=5)
+    assert arm.start()['instruction'] == 'tap the red cube'
+    arm.play(episode)
+    assert arm.call('success').success
+    assert check(tmp_path / 'bags/episode_000000', episode).instruction == 'tap the red cube'
+
+
+@pytest.mark.parametrize('stop', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_namespaced_remapped_and_interrupted(robot, tmp_path, stop):
     remap = ('-r', 'camera/image_raw:=/usb/image', '-p', 'extra_topics:=[note]')
     arm = robot(namespace='left', arguments=remap, camera='/usb/image')

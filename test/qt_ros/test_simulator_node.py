@@ -174,6 +174,7 @@ def test_reset_takes_seed_and_wording_and_refuses_an_unknown_one(node_process, p
         (lambda text: None, "contract is not set: give simulator the robot's contract file"),
         (lambda text: text.replace('bins: 21', 'bins: 1'), 'action.bins is 1'),
         (lambda text: text.replace('elbow', 'knee'), 'knee'),
+        (lambda text: text.replace('msg/Image', 'msg/CompressedImage'), 'has one camera'),
     ],
 )
 def test_a_contract_it_cannot_use_is_one_line(node_process, tmp_path, change, line):

@@ -12,7 +12,7 @@ from qt_core.observation import Observation
 from qt_ros.bags import EpisodeBag
 from qt_ros.bags.converter import convert_episode
 from qt_ros.conversions import image_to_rgb, joint_positions, stream_time
-from qt_ros.streams import STATE, ObservationAssembler, Stale
+from qt_ros.streams import STATE, ObservationAssembler, Stale, Stamped
 from test.qt_ros.synthetic_bags import CONTRACT, draw_episode, episode_messages, write_bag
 
 JOINTS = CONTRACT.state.joints
@@ -138,6 +138,25 @@ def test_latest_names_the_stream_that_is_too_old(late, age):
     stale = assembler.latest(600 * MS)
     assert stale == Stale(late, age)
     assert str(stale) == f"'{late}' is 0.60 s old"
+
+
+def test_latest_pairs_the_image_with_the_pose_of_its_own_time():
+    # The image took 60 ms to arrive; what the joints did meanwhile, training never saw.
+    assembler = ObservationAssembler(CONTRACT)
+    for index in range(20):
+        assembler.push(STATE, 5 * index * MS, pose(index))
+    assembler.push('front', 35 * MS, image(1))
+    stamped = assembler.latest(95 * MS)
+    assert stamped.time == 35 * MS
+    assert content(stamped.observation) == (1, 7.0)
+
+
+def test_stamps_ahead_of_the_clock_are_not_fresh_for_ever():
+    assembler = ObservationAssembler(CONTRACT)
+    for stream, value in {'front': image(3), STATE: pose(3)}.items():
+        assembler.push(stream, 3000 * MS, value)
+    assert isinstance(assembler.latest(2600 * MS), Stamped)
+    assert str(assembler.latest(0)) == "'front' is 3.00 s ahead of the clock"
 
 
 def test_fast_joints_do_not_push_out_what_a_slow_camera_needs():

@@ -91,7 +91,7 @@ def test_runs_as_a_module_with_every_subcommand():
 
     helped = run('--help')
     assert helped.returncode == 0
-    for name in ('up', 'collect', 'convert', 'train', 'evaluate', 'demo'):
+    for name in ('up', 'say', 'call', 'collect', 'convert', 'train', 'evaluate', 'demo'):
         assert f'\n    {name} ' in helped.stdout
     assert run('--version').stdout == f'qt-ros {__version__}\n'
     assert run().returncode == 2
