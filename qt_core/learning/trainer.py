@@ -38,7 +38,6 @@ from qt_core.learning.losses import (
 from qt_core.models.q_transformer import QRoboticTransformer, QTransformerConfig
 from qt_core.replay import ReplayFolder, WindowBatch, WindowSampler
 
-
 FREE = ('steps', 'threads', 'checkpoint_every', 'log_every')  # may change when a run is resumed
 
 
