@@ -53,5 +53,9 @@ class SentenceEncoder:
             else:
                 from sentence_transformers import SentenceTransformer
 
-                self._model = SentenceTransformer(self.model_name, trust_remote_code=False)
+                self._model = SentenceTransformer(
+                    self.model_name,
+                    trust_remote_code=False,
+                    model_kwargs={'use_safetensors': True},  # nothing is unpickled
+                )
         return self._model

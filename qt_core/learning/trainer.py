@@ -21,7 +21,6 @@ from torch.utils.tensorboard import SummaryWriter
 
 from qt_core.configuration import ConfigurationError, plain, require
 from qt_core.contract import RobotContract, require_same
-from qt_core.instruction import BUNDLED_MODEL
 from qt_core.learning.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -66,7 +65,6 @@ class TrainConfig:
         threads: Torch threads on a CPU; 0 leaves torch's choice.
         checkpoint_every: Steps between checkpoints.
         log_every: Steps between log entries.
-        sentence_model: Encoder the replay folder's embeddings were made with.
         model: Sizes of the network.
     """
 
@@ -84,7 +82,6 @@ class TrainConfig:
     threads: int = 0
     checkpoint_every: int = 500
     log_every: int = 20
-    sentence_model: str = BUNDLED_MODEL
     model: QTransformerConfig = field(default_factory=QTransformerConfig)
 
     def __post_init__(self) -> None:
@@ -272,7 +269,7 @@ class Trainer:
                 contract=self.replay.contract,
                 sentences=tuple(self.replay.instructions),
                 embeddings=self.replay.embeddings,
-                sentence_model=self.config.sentence_model,
+                sentence_model=self.replay.sentence_model,
                 training={
                     'steps': self.step,
                     'batch_size': self.config.batch_size,

@@ -30,6 +30,7 @@ class ReplayFolder:
         episodes: One dict per episode: `shard`, `start` (row in the shard), `steps`, `return`,
             `instruction`, `source`, `source_hash`.
         instructions: The sentences.
+        sentence_model: What embedded them; see `SentenceEncoder`.
         embeddings: (len(instructions), E) float32.
         shards: One dict of memory-mapped arrays per shard; see `qt_core.replay.writer`.
 
@@ -54,6 +55,7 @@ class ReplayFolder:
             self.contract = RobotContract.from_text(meta['contract'], f'{folder}/meta.json')
             self.episodes: list[dict[str, Any]] = meta['episodes']
             self.instructions: list[str] = meta['instructions']
+            self.sentence_model = str(meta['sentence_model'])
             rows = [int(shard['rows']) for shard in meta['shards']]
         except (KeyError, TypeError, ContractError) as error:
             raise ReplayError(f'{folder}: damaged meta.json ({error})') from error

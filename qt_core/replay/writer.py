@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qt_core.contract import RobotContract
+from qt_core.instruction import BUNDLED_MODEL
 from qt_core.observation import Observation
 from qt_core.replay.folder import FORMAT, VERSION, ReplayError
 
@@ -69,6 +70,7 @@ class ReplayWriter:
         folder: Must not exist, or be empty.
         contract: The contract of every episode.
         embed: Sentences to embeddings (n, E); called once, on close.
+        sentence_model: What `embed` embeds with; see `SentenceEncoder`.
         shard_steps: A shard is closed when it holds at least this many actions.
 
     Raises:
@@ -76,12 +78,19 @@ class ReplayWriter:
     """
 
     def __init__(
-        self, folder: Path, contract: RobotContract, embed: Embed, *, shard_steps: int = 4096
+        self,
+        folder: Path,
+        contract: RobotContract,
+        embed: Embed,
+        *,
+        sentence_model: str = BUNDLED_MODEL,
+        shard_steps: int = 4096,
     ) -> None:
         self.folder = Path(folder)
         if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
             raise ReplayError(f'{self.folder} exists and is not empty; choose a new --out')
         self.contract = contract
+        self.sentence_model = sentence_model
         self.shard_steps = shard_steps
         self._embed = embed
         self._partial = self.folder.with_name(self.folder.name + '.partial')
@@ -139,6 +148,7 @@ class ReplayWriter:
             'contract': self.contract.to_text(),
             'steps': sum(e['steps'] for e in self._episodes),
             'successes': sum(e['return'] > 0 for e in self._episodes),
+            'sentence_model': self.sentence_model,
             'instructions': list(self._instructions),
             'shards': self._shards,
             'episodes': self._episodes,

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from qt_core.action_space import ActionSpace
 from qt_core.contract import RobotContract, require_same
+from qt_core.instruction import BUNDLED_MODEL
 from qt_core.observation import Observation
 from qt_core.replay import ReplayEpisode, ReplayError, ReplayWriter
 from qt_core.replay.writer import Embed
@@ -51,6 +52,7 @@ def convert(
     out: Path,
     embed: Embed,
     *,
+    sentence_model: str = BUNDLED_MODEL,
     contract: RobotContract | None = None,
     workers: int = 1,
     progress: Callable[[], None] = lambda: None,
@@ -63,6 +65,7 @@ def convert(
         bags: Bag folders.
         out: The replay folder; must not exist or be empty.
         embed: Sentences to embeddings (n, E).
+        sentence_model: What `embed` embeds with; see `SentenceEncoder`.
         contract: Contract every bag must have been recorded under; None takes that of the first
             bag that can be read.
         workers: Processes.
@@ -75,7 +78,7 @@ def convert(
     contract = contract or _first_contract(bags)
     failures: list[str] = []
     stale = episodes = steps = 0
-    with ReplayWriter(out, contract, embed) as writer:
+    with ReplayWriter(out, contract, embed, sentence_model=sentence_model) as writer:
         for result in _map(partial(_attempt, contract=contract), bags, workers):
             progress()
             if isinstance(result, str):

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qt_core.instruction import BUNDLED_MODEL
+
 if TYPE_CHECKING:
     from qt_core.contract import RobotContract
     from qt_ros.bags.converter import Report
@@ -20,6 +22,11 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument('bags', nargs='+', type=Path, help='bags, or folders of bags')
     parser.add_argument('--out', type=Path, required=True, help='replay folder to write')
     parser.add_argument('--contract', type=Path, help='refuse bags made under another contract')
+    parser.add_argument(
+        '--sentence-model',
+        default=BUNDLED_MODEL,
+        help='sentence-transformers model, by name or folder; the default works offline',
+    )
     parser.add_argument('--workers', type=int, default=1, help='processes')
     parser.set_defaults(run=run)
 
@@ -31,7 +38,13 @@ def run(arguments: argparse.Namespace) -> int:
 
     contract = RobotContract.load(arguments.contract) if arguments.contract else None
     bags = find_bags(arguments.bags)
-    report = convert_with_progress(bags, arguments.out, contract, arguments.workers)
+    report = convert_with_progress(
+        bags,
+        arguments.out,
+        contract=contract,
+        workers=arguments.workers,
+        sentence_model=arguments.sentence_model,
+    )
     print(f'{arguments.out}: {report.episodes} episodes, {report.steps} steps', end='')
     print(f', {report.stale} stale ticks left out' if report.stale else '')
     for failure in report.failures:
@@ -40,9 +53,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def convert_with_progress(
-    bags: list[Path], out: Path, contract: RobotContract | None = None, workers: int = 1
+    bags: list[Path],
+    out: Path,
+    *,
+    contract: RobotContract | None = None,
+    workers: int = 1,
+    sentence_model: str = BUNDLED_MODEL,
 ) -> Report:
-    """Run `convert` behind a progress bar, with the shipped sentence encoder."""
+    """Run `convert` behind a progress bar."""
     from rich.progress import Progress
 
     from qt_core.instruction import SentenceEncoder
@@ -53,7 +71,8 @@ def convert_with_progress(
         return convert(
             bags,
             out,
-            SentenceEncoder().embed,
+            SentenceEncoder(sentence_model).embed,
+            sentence_model=sentence_model,
             contract=contract,
             workers=workers,
             progress=lambda: progress.advance(task),

