@@ -22,8 +22,6 @@ BLOCK_SIZE = 0.06
 PRESS = 0.02  # how far below the block's top the fingertips aim, m
 HOVER = 0.06  # highest approach above the block's top, m
 SLOPE = 1.5  # of the funnel that leads down to the block
-ARRIVED = 0.03  # greatest joint error of an arm that has arrived, rad
-NOTICE = 0.4  # probability per step of noticing, having arrived, that it is beside the block
 GAIN = 0.4  # share of the remaining joint error removed per step; fewer jumps to the limits
 
 
@@ -32,10 +30,9 @@ class Demonstrator:
 
     Args:
         contract: The arm's contract; `delta` mode.
-        noise: Between 0 (no mistake) and 1. The person aims at another block with probability
-            noise/5, else up to 12 cm beside the block with probability noise/3, which is noticed
-            some steps after arriving there; and each step begins a slip, one to three steps of a
-            random motion, with probability noise/4.
+        noise: Between 0 (no mistake) and 1. The person mistakes the block with probability
+            noise/6, and each step begins a slip, one to four steps of a random motion, with
+            probability noise/3.
     """
 
     def __init__(self, contract: RobotContract, *, noise: float = 0.0) -> None:
@@ -59,18 +56,15 @@ class Demonstrator:
                 f"instruction '{instruction}' names none of {', '.join(blocks)}"
             )
         self.random = np.random.default_rng(seed)
-        self.block = np.array(blocks[named[0]], np.float64)
-        self.aim = self.block.copy()
-        if self.random.random() < self.noise / 5:
+        self.aim = np.array(blocks[named[0]], np.float64)
+        if self.random.random() < self.noise / 6:
             self.aim[:] = blocks[str(self.random.choice([c for c in blocks if c != named[0]]))]
-        elif self.random.random() < self.noise / 3:
-            self.aim[:2] += self.random.uniform(-0.12, 0.12, 2)
         self.slip_steps = 0
 
     def act(self, state: NDArray[Any]) -> NDArray[np.float64]:
         """Choose the next joint deltas (N,) in state (S,), rad."""
-        if self.slip_steps == 0 and self.random.random() < self.noise / 4:
-            self.slip_steps = int(self.random.integers(1, 4))
+        if self.slip_steps == 0 and self.random.random() < self.noise / 3:
+            self.slip_steps = int(self.random.integers(1, 5))
             self.slip = self.random.uniform(self.low, self.high)
             self.slip[-1] = 0.0
         if self.slip_steps > 0:
@@ -79,8 +73,6 @@ class Demonstrator:
         distance = np.hypot(*(fingertip(state)[:2] - self.aim[:2]))
         height = self.aim[2] + BLOCK_SIZE / 2 + min(SLOPE * distance - PRESS, HOVER)
         goal = joint_pose(np.array([self.aim[0], self.aim[1], height]))
-        if np.abs(goal - state).max() < ARRIVED and self.random.random() < NOTICE:
-            self.aim = self.block.copy()
         return np.clip(GAIN * (goal - np.asarray(state, np.float64)), self.low, self.high)
 
 

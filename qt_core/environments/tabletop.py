@@ -47,7 +47,7 @@ SENTENCES = {
 }
 AREA = ((0.26, 0.44), (-0.16, 0.16))  # where blocks lie, m
 SPACING = 0.11  # least distance between block centres, m
-START = ((0.24, 0.40), (-0.26, 0.26), (0.14, 0.26))  # where the fingertips may start, m
+START = ((0.24, 0.42), (-0.26, 0.26), (0.11, 0.26))  # where the fingertips may start, m
 PHYSICS_STEP = 0.004  # s
 CAMERA_POSITION = (0.98, 0.0, 0.62)  # m
 CAMERA_TARGET = (0.30, 0.0, 0.03)  # m, the point in the middle of the image
