@@ -46,7 +46,7 @@ test: setup
 
 # Reproduces config/policies/reach: the run is in out/policy/run.
 policy: setup
-	$(BIN)/qt-ros collect --episodes 2500 --out out/policy/bags
+	$(BIN)/qt-ros collect --episodes 2000 --out out/policy/bags
 	$(BIN)/qt-ros convert out/policy/bags --out out/policy/replay
 	$(BIN)/qt-ros train config/train/reach.yaml --replay out/policy/replay --out out/policy/run
 

@@ -97,5 +97,11 @@ def replay_path(tmp_path, tiny_contract, embed):
 @pytest.fixture
 def tiny_config() -> TrainConfig:
     return TrainConfig(
-        steps=6, batch_size=4, warmup_steps=2, log_every=1, checkpoint_every=3, model=TINY_MODEL
+        steps=6,
+        batch_size=4,
+        warmup_steps=2,
+        state_noise=0.01,
+        log_every=1,
+        checkpoint_every=3,
+        model=TINY_MODEL,
     )

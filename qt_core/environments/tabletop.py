@@ -298,9 +298,13 @@ def _build_model() -> Any:
     world.add_camera(name='front', pos=position, quat=quaternion, fovy=CAMERA_FOVY)
     joints = [joint for joint in spec.joints if joint.name not in (*COLOURS, 'gripper_mirror')]
     for joint in joints:
-        joint.armature = 0.05
         low, high = joint.range
-        stiffness, damping = (400.0, 20.0) if joint.name != 'gripper' else (500.0, 20.0)
+        # The inertia of a screw drive holds the fingers. If they swayed with the arm they would
+        # tell a policy how fast it moves, and it would learn to go on instead of to look.
+        inertia, stiffness, damping = (
+            (5.0, 5000.0, 300.0) if joint.name == 'gripper' else (0.05, 400.0, 20.0)
+        )
+        joint.armature = inertia
         actuator = spec.add_actuator(
             name=joint.name,
             target=joint.name,
@@ -313,6 +317,7 @@ def _build_model() -> Any:
         actuator.gainprm[0] = stiffness
         actuator.biasprm[1:3] = [-stiffness, -damping]
     if not any(e.type == mujoco.mjtEq.mjEQ_JOINT for e in spec.equalities):
+        spec.joint('gripper_mirror').armature = spec.joint('gripper').armature
         mirror = spec.add_equality(name1='gripper_mirror', name2='gripper')
         mirror.type = mujoco.mjtEq.mjEQ_JOINT
         mirror.data[:2] = [0, 1]

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import math
 import shutil
@@ -60,7 +61,10 @@ class TrainConfig:
             bin that makes up a share p of the data tends to p / (p + weight·(1 - p) / (A - 1)) of
             its return: at A - 1, to p of it.
         target_decay: The target network keeps this share of itself at every step.
-        seed: Seed of weights and order of batches.
+        state_noise: Standard deviation of the noise that training adds to the normalised joint
+            positions. Without it a policy reads from their last digits how fast the arm moves, and
+            goes on as before where it should look (de Haan et al. 2019, "Causal Confusion").
+        seed: Seed of weights, order of batches and noise.
         mixed_precision: `no`, `bf16` or `fp16`.
         threads: Torch threads on a CPU; 0 leaves torch's choice.
         checkpoint_every: Steps between checkpoints.
@@ -77,6 +81,7 @@ class TrainConfig:
     discount: float = 0.98
     conservative_weight: float = 1.0
     target_decay: float = 0.99
+    state_noise: float = 0.0
     seed: int = 0
     mixed_precision: str = 'no'
     threads: int = 0
@@ -88,7 +93,8 @@ class TrainConfig:
         counts = ('steps', 'batch_size', 'checkpoint_every', 'log_every')
         for name in (*counts, 'learning_rate', 'gradient_clip'):
             require(getattr(self, name) > 0, name, getattr(self, name), 'a positive number')
-        for name in ('warmup_steps', 'weight_decay', 'conservative_weight', 'seed', 'threads'):
+        zero = ('warmup_steps', 'weight_decay', 'conservative_weight', 'state_noise', 'seed')
+        for name in (*zero, 'threads'):
             require(getattr(self, name) >= 0, name, getattr(self, name), 'zero or more')
         require(0 < self.discount <= 1, 'discount', self.discount, '0 < discount <= 1')
         require(0 <= self.target_decay < 1, 'target_decay', self.target_decay, '0 <= decay < 1')
@@ -308,6 +314,9 @@ class Trainer:
     def _step(self) -> dict[str, Tensor]:
         index = self.step * self.accelerator.num_processes + self.accelerator.process_index
         batch = self.sampler.batch(index).to(self.accelerator.device)
+        if self.config.state_noise:
+            noise = self.config.state_noise * torch.randn(batch.state.shape)
+            batch = dataclasses.replace(batch, state=batch.state + noise.to(batch.state))
         for group in self.optimizer.param_groups:
             group['lr'] = learning_rate(self.step, self.config)
         self.model.train()

@@ -13,6 +13,7 @@ from qt_core.environments.tabletop import (
     TabletopEnvironment,
     name_another_block,
 )
+from qt_core.observation import normalise_state
 
 
 @pytest.fixture(scope='module')
@@ -99,6 +100,17 @@ def test_an_action_moves_the_joints_by_its_value(environment):
     after = environment.step_action(np.array([0.05, 0, 0, 0.05, 0, 0, 0.01])).observation
     moved = after.state - before.state
     assert moved == pytest.approx([0.05, 0, 0, 0.05, 0, 0, 0.01], abs=0.012)
+
+
+def test_the_other_joints_do_not_tell_how_fast_one_moves(environment):
+    """A policy would read it, and go on as before where it should look."""
+    states = []
+    for speed in (-0.1, 0.0, 0.1):
+        environment.reset(5)
+        for _ in range(4):
+            state = environment.step_action(np.array([speed, 0, 0, 0, 0, 0, 0])).observation.state
+        states.append(normalise_state(environment.contract.state, state)[1:])
+    assert np.ptp(states, axis=0).max() < 0.005
 
 
 def test_forward_kinematics_agree_with_the_simulated_arm(contract):
