@@ -29,7 +29,7 @@ def environment(policy):
 
 def test_it_touches_the_named_block(policy, environment):
     rollouts = evaluate_policy(policy, environment, EPISODES)
-    assert sum(r.success for r in rollouts) >= 9
+    assert sum(r.success for r in rollouts) >= 10
 
 
 def test_it_listens(policy, environment):
@@ -39,7 +39,7 @@ def test_it_listens(policy, environment):
         return name_another_block(sentence, 'touch the {other} block')
 
     rollouts = evaluate_policy(policy, environment, EPISODES, override)
-    assert sum(r.success for r in rollouts) <= 4
+    assert sum(r.success for r in rollouts) <= 2
 
 
 def test_it_was_trained_under_the_shipped_contract(contract):
