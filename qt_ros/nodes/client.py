@@ -18,6 +18,8 @@ from std_srvs.srv import Trigger
 
 from qt_ros.nodes.node_support import LATCHED
 
+DISCOVERY = 2.0  # s without a new listener until all are taken to be found; up to 1.1 s were seen
+
 
 class NoAnswerError(RuntimeError):
     """Nobody listens or answers."""
@@ -38,7 +40,17 @@ def say(sentence: str, topic: str, namespace: str = '', timeout: float = 10.0) -
     with _client(namespace) as (node, spin_until):
         publisher = node.create_publisher(String, topic, LATCHED)
         name = node.resolve_topic_name(topic)
-        spin_until(publisher.get_subscription_count, timeout, f"nobody listens on '{name}'")
+        matched, since = 0, time.monotonic()
+
+        def settled() -> bool:
+            nonlocal matched, since
+            count = publisher.get_subscription_count()
+            if count != matched:
+                matched, since = count, time.monotonic()
+            everyone = count >= node.count_subscribers(topic)
+            return count > 0 and everyone and time.monotonic() - since > DISCOVERY
+
+        spin_until(settled, timeout, f"nobody listens on '{name}'")
         publisher.publish(String(data=sentence))
         if not publisher.wait_for_all_acked(Duration(seconds=timeout)):
             raise NoAnswerError(f"not every listener on '{name}' took the sentence")
