@@ -317,7 +317,6 @@ def _build_model() -> Any:
         actuator.gainprm[0] = stiffness
         actuator.biasprm[1:3] = [-stiffness, -damping]
     if not any(e.type == mujoco.mjtEq.mjEQ_JOINT for e in spec.equalities):
-        spec.joint('gripper_mirror').armature = spec.joint('gripper').armature
         mirror = spec.add_equality(name1='gripper_mirror', name2='gripper')
         mirror.type = mujoco.mjtEq.mjEQ_JOINT
         mirror.data[:2] = [0, 1]

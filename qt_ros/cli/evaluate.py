@@ -130,7 +130,6 @@ def evaluate_direct(
     from qt_ros.video import episode_frames, write_video
 
     torch.set_num_threads(1)  # one frame at a time is too little work to share
-    robot: RobotContract
     if name in BASELINES:
         robot = RobotContract.load(contract or share_path('config/contracts/tabletop.yaml'))
         policy: Policy = RandomPolicy(robot)
