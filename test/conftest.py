@@ -10,20 +10,30 @@ import torch
 
 from qt_core.action_space import ActionSpace
 from qt_core.contract import RobotContract
-from qt_core.learning.trainer import TrainConfig
 from qt_core.models import MaxViTConfig, QTransformerConfig
 from qt_core.replay import ReplayEpisode, ReplayWriter
 from qt_core.share import share_path
 
+TINY_VIT = MaxViTConfig(
+    dim=8,
+    depth=(1, 1),
+    heads=2,
+    dim_head=4,
+    window_size=4,
+    mbconv_expansion_rate=2,
+    ff_mult=2,
+    dropout=0.0,
+)
 TINY_MODEL = QTransformerConfig(
-    text_width=8,
+    text_dim=8,
     frames=2,
-    width=32,
+    dim=32,
     depth=1,
     decoder_depth=1,
     heads=2,
-    image_tokens=2,
-    maxvit=MaxViTConfig(stem=8, widths=(16, 16), depths=(1, 1), heads=2),
+    dim_head=16,
+    token_learner_num_output_tokens=2,
+    vit=TINY_VIT,
 )
 
 
@@ -92,16 +102,3 @@ def replay_path(tmp_path, tiny_contract, embed):
                 )
             )
     return path
-
-
-@pytest.fixture
-def tiny_config() -> TrainConfig:
-    return TrainConfig(
-        steps=6,
-        batch_size=4,
-        warmup_steps=2,
-        state_noise=0.01,
-        log_every=1,
-        checkpoint_every=3,
-        model=TINY_MODEL,
-    )

@@ -6,13 +6,12 @@ config.json                what the policy is, its contract, how it was trained
 model.safetensors          weights
 sentences.safetensors      embeddings of the sentences it was trained on
 README.md                  the model card
+
+It is also a folder that `from_pretrained` of the network reads.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,19 +19,37 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
-from qt_core.configuration import ConfigurationError, build, plain
+from qt_core.configuration import ConfigurationError, build
 from qt_core.contract import RobotContract
-from qt_core.models.q_transformer import QRoboticTransformer, QTransformerConfig
+from qt_core.instruction import SentenceEncoder
+from qt_core.models.configuration import QTransformerConfig
+from qt_core.models.pretrained import (
+    POLICY,
+    CheckpointError,
+    load_network,
+    load_tensors,
+    read_config,
+    recover_folder,
+    replace_folder,
+    save_tensors,
+    start_folder,
+    write_folder,
+)
+from qt_core.models.q_transformer import QRoboticTransformer
+from qt_core.spec import Spec
 
-FORMAT = 'qt-checkpoint'
-VERSION = 1
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be read or written, and why."""
+__all__ = [
+    'Checkpoint',
+    'CheckpointError',
+    'load_checkpoint',
+    'load_tensors',
+    'recover_folder',
+    'replace_folder',
+    'save_checkpoint',
+    'save_tensors',
+    'start_folder',
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +59,7 @@ class Checkpoint:
     Attributes:
         policy: Kind of policy: `q_transformer`.
         model: The network, in evaluation mode.
-        contract: The contract it was trained under.
+        contract: The contract it was trained under; None for an environment that is no robot.
         sentences: Sentences whose embeddings are stored with it.
         embeddings: (len(sentences), E) float32.
         sentence_model: Name of the sentence encoder.
@@ -51,77 +68,82 @@ class Checkpoint:
 
     policy: str
     model: QRoboticTransformer
-    contract: RobotContract
+    contract: RobotContract | None
     sentences: tuple[str, ...]
     embeddings: NDArray[np.float32]
     sentence_model: str
     training: dict[str, Any]
 
+    @property
+    def robot(self) -> RobotContract:
+        """The contract.
 
-def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint folder; an older one of that name is replaced once it is complete."""
-    partial = folder.with_name(folder.name + '.partial')
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    config = {
-        'format': FORMAT,
-        'version': VERSION,
+        Raises:
+            CheckpointError: It was trained in an environment that is no robot.
+        """
+        if self.contract is None:
+            raise CheckpointError('the checkpoint has no contract: it was trained for no robot')
+        return self.contract
+
+
+def save_checkpoint(
+    folder: Path, checkpoint: Checkpoint, weights: dict[str, torch.Tensor] | None = None
+) -> None:
+    """Write a checkpoint folder; an older one of that name is replaced once it is complete.
+
+    Args:
+        folder: Where to.
+        checkpoint: What to write.
+        weights: The network's weights; None to ask it.
+    """
+    contract = checkpoint.contract
+    entries = {
         'policy': checkpoint.policy,
-        'model': plain(checkpoint.model.config),
-        'contract': checkpoint.contract.to_text(),
+        'contract': None if contract is None else contract.to_text(),
         'sentence_model': checkpoint.sentence_model,
         'sentences': list(checkpoint.sentences),
         'training': checkpoint.training,
     }
-    (partial / 'config.json').write_text(json.dumps(config, indent=1), encoding='utf-8')
-    weights = {k: v.detach().cpu().contiguous() for k, v in checkpoint.model.state_dict().items()}
-    save_file(weights, partial / 'model.safetensors')
-    embeddings = torch.tensor(checkpoint.embeddings)
-    save_file({'embeddings': embeddings}, partial / 'sentences.safetensors')
-    (partial / 'README.md').write_text(_model_card(checkpoint), encoding='utf-8')
-    replace_folder(partial, folder)
+    more = {'sentences.safetensors': {'embeddings': torch.tensor(checkpoint.embeddings)}}
+    write_folder(folder, checkpoint.model, entries, _model_card(checkpoint), more, weights)
 
 
 def load_checkpoint(folder: str | Path, device: torch.device | str = 'cpu') -> Checkpoint:
-    """Read a checkpoint folder.
+    """Read a checkpoint folder; one that `save_pretrained` wrote has no contract and no sentences.
 
     Raises:
         CheckpointError: It is not a checkpoint of this version, or is damaged.
     """
     folder = Path(folder)
+    config = read_config(folder, POLICY)
     try:
-        config = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f'{folder}: not a checkpoint (config.json: {error})') from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f'{folder}: not a checkpoint (config.json holds no object)')
-    if config.get('format') != FORMAT or config.get('version') != VERSION:
-        raise CheckpointError(
-            f'{folder}: format {config.get("format")!r} version {config.get("version")!r}, '
-            f'expected {FORMAT!r} version {VERSION}'
-        )
-    if config.get('policy') != 'q_transformer':
-        raise CheckpointError(f'{folder}: unknown policy {config.get("policy")!r}')
-    try:
-        contract = RobotContract.from_text(config['contract'], 'contract')
-        model = QRoboticTransformer(build(QTransformerConfig, config['model'], 'model'), contract)
-        sentences = tuple(config['sentences'])
-        sentence_model, training = config['sentence_model'], config['training']
-    except (KeyError, TypeError, ConfigurationError) as error:
+        text = config.get('contract')
+        contract = None if text is None else RobotContract.from_text(text, 'contract')
+        sentences = tuple(config.get('sentences', ()))
+        sentence_model, training = config.get('sentence_model', ''), config.get('training', {})
+    except (TypeError, ConfigurationError) as error:
         raise CheckpointError(f'{folder}: damaged config.json ({error})') from error
-    try:
-        model.load_state_dict(load_tensors(folder / 'model.safetensors'))
-    except RuntimeError as error:
-        line = ' '.join(str(error).split())
-        raise CheckpointError(f'{folder}/model.safetensors does not fit: {line}') from error
-    if not all(torch.isfinite(weight).all() for weight in model.parameters()):
-        raise CheckpointError(f'{folder}/model.safetensors: weights are not finite')
-    embeddings = load_tensors(folder / 'sentences.safetensors').get('embeddings')
-    if embeddings is None or embeddings.shape != (len(sentences), model.config.text_width):
+    model = load_network(
+        folder,
+        config,
+        lambda content: QRoboticTransformer(build(QTransformerConfig, content, 'model')),
+    )
+    if contract is not None and Spec.of(contract).fields() != model.config.fields():
+        raise CheckpointError(f"{folder}: config.json's model does not fit its contract")
+    embeddings = torch.zeros(0, model.config.text_dim)
+    if sentences or (folder / 'sentences.safetensors').exists():
+        embeddings = load_tensors(folder / 'sentences.safetensors').get('embeddings', embeddings)
+    if embeddings.dim() != 2 or len(embeddings) != len(sentences):
         raise CheckpointError(f'{folder}/sentences.safetensors does not fit config.json')
+    told = sentences and model.config.conditioning == 'film'
+    if told and embeddings.shape[1] != model.config.text_dim:
+        raise CheckpointError(f'{folder}/sentences.safetensors does not fit config.json')
+    if model.config.conditioning == 'film' and sentence_model:
+        model.sentence_encoder = SentenceEncoder(sentence_model)
+        model.sentence_encoder.remember(sentences, embeddings.numpy())
     return Checkpoint(
         policy=config['policy'],
-        model=model.to(device).eval(),
+        model=model.to(device),
         contract=contract,
         sentences=sentences,
         embeddings=embeddings.numpy(),
@@ -130,44 +152,19 @@ def load_checkpoint(folder: str | Path, device: torch.device | str = 'cpu') -> C
     )
 
 
-def replace_folder(partial: Path, folder: Path) -> None:
-    """Put `partial` in the place of `folder`; after a crash in between, see `recover_folder`."""
-    recover_folder(folder)
-    old = folder.with_name(folder.name + '.old')
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(partial, folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def recover_folder(folder: Path) -> None:
-    """Bring back a folder that a crash has left as `.old`."""
-    old = folder.with_name(folder.name + '.old')
-    if old.exists() and not folder.exists():
-        os.replace(old, folder)
-
-
-def load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Read a safetensors file.
-
-    Raises:
-        CheckpointError: It cannot be read or is damaged.
-    """
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        line = ' '.join(str(error).split())
-        raise CheckpointError(f'{path}: damaged or truncated ({line})') from error
-
-
 def _model_card(checkpoint: Checkpoint) -> str:
     parameters = sum(p.numel() for p in checkpoint.model.parameters())
+    spec = checkpoint.model.config
+    contract = checkpoint.contract
+    robot = '' if contract is None else f' for {contract.name}'
+    rate = '' if contract is None else f' at {contract.rate:g} Hz'
+    encoder = (
+        f' Sentences are embedded by {checkpoint.sentence_model}.' if checkpoint.sentences else ''
+    )
     rows = '\n'.join(f'| {key} | {value} |' for key, value in checkpoint.training.items())
     return (
-        f'# {checkpoint.policy} for {checkpoint.contract.name}\n\n'
-        f'{parameters:,} parameters; {checkpoint.contract.action.dimensions} action dimensions of '
-        f'{checkpoint.contract.action.bins} bins at {checkpoint.contract.rate:g} Hz. '
-        f'Sentences are embedded by {checkpoint.sentence_model}.\n\n'
+        f'# {checkpoint.policy}{robot}\n\n'
+        f'{parameters:,} parameters; {spec.num_actions} action dimensions of '
+        f'{spec.action_bins} bins{rate}.{encoder}\n\n'
         f'| training | |\n|---|---|\n{rows}\n'
     )

@@ -29,4 +29,4 @@ def load_policy(checkpoint: str | Path, device: str = 'auto') -> Policy:
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
         raise CheckpointError(f'device {device!r} cannot be used ({error})') from error
-    return QTransformerPolicy(load_checkpoint(checkpoint, chosen), chosen)
+    return QTransformerPolicy(load_checkpoint(checkpoint, chosen))

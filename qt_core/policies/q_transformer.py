@@ -4,15 +4,13 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 import torch
-from torch import Tensor
 
 from qt_core.action_space import ActionSpace
 from qt_core.contract import RobotContract
 from qt_core.instruction import SentenceEncoder
 from qt_core.learning.checkpoint import Checkpoint
+from qt_core.models import Session
 from qt_core.observation import Observation, normalise_state
 from qt_core.policies.policy import Decision
 
@@ -22,18 +20,22 @@ class QTransformerPolicy:
 
     Args:
         checkpoint: A trained Q-Transformer.
-        device: Where its weights are.
+        beam: Prefixes kept at each action dimension; 1 is greedy.
+        cond_scale: Classifier-free guidance; 1 is none.
+
+    Raises:
+        CheckpointError: The checkpoint is of an environment, not of a robot.
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
+    def __init__(self, checkpoint: Checkpoint, *, beam: int = 1, cond_scale: float = 1.0) -> None:
         self.model = checkpoint.model
-        self.device = device
-        self.action_space = ActionSpace(checkpoint.contract)
-        self._contract = checkpoint.contract
-        self._encoder = SentenceEncoder(checkpoint.sentence_model)
-        self._encoder.remember(checkpoint.sentences, checkpoint.embeddings)
-        self._tokens: deque[Tensor] = deque(maxlen=self.model.config.frames)
-        self._text: Tensor | None = None
+        self.beam, self.cond_scale = beam, cond_scale
+        self.action_space = ActionSpace(checkpoint.robot)
+        self._contract = checkpoint.robot
+        encoder = SentenceEncoder(checkpoint.sentence_model)
+        encoder.remember(checkpoint.sentences, checkpoint.embeddings)
+        self.model.sentence_encoder = encoder
+        self._session: Session | None = None
 
     @property
     def contract(self) -> RobotContract:
@@ -42,10 +44,9 @@ class QTransformerPolicy:
 
     def reset(self, instruction: str) -> None:
         """Forget the frames seen and follow `instruction`."""
-        self._text = torch.from_numpy(self._encoder.embed([instruction])).to(self.device)
-        self._tokens.clear()
+        texts = [instruction] if self.model.config.condition_on_text else None
+        self._session = self.model.session(texts, beam=self.beam, cond_scale=self.cond_scale)
 
-    @torch.inference_mode()
     def act(self, observation: Observation) -> Decision:
         """Choose the best bins for the newest observation.
 
@@ -53,18 +54,10 @@ class QTransformerPolicy:
             RuntimeError: `reset` was never called.
             FloatingPointError: The values are not finite.
         """
-        if self._text is None:
+        if self._session is None:
             raise RuntimeError('the policy has no instruction: call reset first')
-        images = {
-            name: torch.from_numpy(image)[None, None].to(self.device)
-            for name, image in observation.images.items()
-        }
         state = torch.from_numpy(normalise_state(self._contract.state, observation.state))
-        self._tokens.append(
-            self.model.encode(images, state[None, None].to(self.device), self._text)
-        )
-        context = self.model.contextualise(torch.cat(list(self._tokens), dim=1))[:, -1:]
-        bins, values = self.model.best_actions(context)
+        bins, values = self._session.act(observation.images, state)
         if not values.isfinite().all():
             raise FloatingPointError('the network gave values that are not finite')
         chosen = bins[0].cpu().numpy()

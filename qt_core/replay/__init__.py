@@ -2,15 +2,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Replay folders: recorded episodes as a learner wants them, memory-mapped."""
 
+from qt_core.replay.dataset import ReplayMemoryDataset, split_episodes
 from qt_core.replay.folder import ReplayError, ReplayFolder
-from qt_core.replay.windows import WindowBatch, WindowSampler
+from qt_core.replay.sampler import WindowSampler
+from qt_core.replay.windows import WindowBatch
 from qt_core.replay.writer import ReplayEpisode, ReplayWriter
 
 __all__ = [
     'ReplayEpisode',
     'ReplayError',
     'ReplayFolder',
+    'ReplayMemoryDataset',
     'ReplayWriter',
     'WindowBatch',
     'WindowSampler',
+    'split_episodes',
 ]

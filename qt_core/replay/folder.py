@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qt_core.action_space import ActionSpace
-from qt_core.contract import ContractError, RobotContract
+from qt_core.configuration import build
+from qt_core.contract import RobotContract
+from qt_core.spec import Spec
 
 FORMAT = 'qt-replay'
 VERSION = 1
+DEFAULT_FOLDER = './replay_memories_data'
 
 
 class ReplayError(ValueError):
@@ -26,12 +28,14 @@ class ReplayFolder:
     """A replay folder, memory-mapped.
 
     Attributes:
-        contract: The contract of its episodes.
+        contract: The contract of its episodes; None where they are of no robot.
+        spec: Shapes of its observations and actions.
         episodes: One dict per episode: `shard`, `start` (row in the shard), `steps`, `return`,
             `instruction`, `source`, `source_hash`.
         instructions: The sentences.
-        sentence_model: What embedded them; see `SentenceEncoder`.
-        embeddings: (len(instructions), E) float32.
+        sentence_model: What embedded them, see `SentenceEncoder`; empty in a folder without
+            sentences.
+        embeddings: (len(instructions), E) float32; None in a folder without sentences.
         shards: One dict of memory-mapped arrays per shard; see `qt_core.replay.writer`.
 
     Raises:
@@ -52,33 +56,32 @@ class ReplayFolder:
                 f'expected {FORMAT!r} version {VERSION}'
             )
         try:
-            self.contract = RobotContract.from_text(meta['contract'], f'{folder}/meta.json')
+            self.contract, self.spec = _shapes(meta, f'{folder}/meta.json')
             self.episodes: list[dict[str, Any]] = meta['episodes']
             self.instructions: list[str] = meta['instructions']
             self.sentence_model = str(meta['sentence_model'])
             rows = [int(shard['rows']) for shard in meta['shards']]
-        except (KeyError, TypeError, ContractError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ReplayError(f'{folder}: damaged meta.json ({error})') from error
-        self.embeddings: NDArray[np.float32] = np.asarray(self._map('embeddings.npy', None))
-        if len(self.embeddings) != len(self.instructions):
-            raise ReplayError(f'{folder}: embeddings.npy does not have one row per instruction')
-        dimensions = ActionSpace(self.contract).dimensions
-        shapes: dict[str, tuple[int, ...]] = {
-            **{f'images_{c.name}': (c.height, c.width, 3) for c in self.contract.cameras},
-            'state': (len(self.contract.state.joints),),
-            **dict.fromkeys(('action', 'bins'), (dimensions,)),
-            **dict.fromkeys(('reward', 'terminal', 'timeout', 'instruction'), ()),
-        }
+        self.embeddings: NDArray[np.float32] | None = None
+        if self.sentence_model:
+            shape = (len(self.instructions), None)
+            self.embeddings = self._map('embeddings.npy', np.float32, shape)
+        fields = row_fields(self.spec, in_units=self.contract is not None)
         self.shards = [
             {
-                name: self._map(f'shards/{index:06d}/{name}.npy', (count, *shape))
-                for name, shape in shapes.items()
+                name: self._map(f'shards/{index:06d}/{name}.npy', kind, (count, *shape))
+                for name, (kind, shape) in fields.items()
             }
             for index, count in enumerate(rows)
         ]
         for index, episode in enumerate(self.episodes):
             if not _fits(episode, rows, len(self.instructions)):
                 raise ReplayError(f'{folder}: damaged meta.json (episodes[{index}])')
+
+    def __reduce__(self) -> tuple[type[ReplayFolder], tuple[Path]]:
+        """Pickle as the path: a worker process maps the arrays again, and copies none."""
+        return ReplayFolder, (self.folder,)
 
     @property
     def steps(self) -> int:
@@ -94,21 +97,62 @@ class ReplayFolder:
         """Compute G_t = r_t + γ G_{t+1} within each episode, per shard and row."""
         returns = [np.zeros(len(shard['reward']), np.float32) for shard in self.shards]
         for episode in self.episodes:
-            reward = self.shards[episode['shard']]['reward']
+            shard, start = episode['shard'], episode['start']
+            reward = self.shards[shard]['reward'][start : start + episode['steps']].tolist()
             rest = 0.0
-            for row in reversed(range(episode['start'], episode['start'] + episode['steps'])):
-                rest = float(reward[row]) + discount * rest
-                returns[episode['shard']][row] = rest
+            for step in reversed(range(len(reward))):
+                rest = reward[step] = reward[step] + discount * rest
+            returns[shard][start : start + len(reward)] = reward
         return returns
 
-    def _map(self, name: str, shape: tuple[int, ...] | None) -> NDArray[Any]:
+    def _map(
+        self, name: str, kind: type[np.generic], shape: tuple[int | None, ...]
+    ) -> NDArray[Any]:
         try:
             array = np.load(self.folder / name, mmap_mode='r', allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise ReplayError(f'{self.folder}: {name} cannot be read ({error})') from error
-        if shape is not None and array.shape != shape:
-            raise ReplayError(f'{self.folder}: {name} is {array.shape}, expected {shape}')
-        return np.asarray(array) if shape is None else array
+        fits = len(array.shape) == len(shape) and all(
+            wanted in (None, got) for got, wanted in zip(array.shape, shape, strict=True)
+        )
+        if not fits:
+            wanted = str(shape).replace('None', '*')
+            raise ReplayError(f'{self.folder}: {name} is {array.shape}, expected {wanted}')
+        if array.dtype != kind:
+            raise ReplayError(f'{self.folder}: {name} is {array.dtype}, expected {np.dtype(kind)}')
+        return array
+
+
+def row_fields(
+    spec: Spec, *, in_units: bool
+) -> dict[str, tuple[type[np.generic], tuple[int, ...]]]:
+    """Give the arrays of a shard: name to number format and shape of one row.
+
+    Args:
+        spec: Shapes of observations and actions.
+        in_units: Whether actions have units, and so values beside their bins.
+    """
+    actions = (spec.num_actions,)
+    return {
+        **{
+            f'images_{camera.name}': (np.uint8, (camera.height, camera.width, camera.channels))
+            for camera in spec.cameras
+        },
+        **({'state': (np.float32, (spec.state_dim,))} if spec.state_dim else {}),
+        **({'action': (np.float32, actions)} if in_units else {}),
+        'bins': (np.int16, actions),
+        'reward': (np.float32, ()),
+        'terminal': (np.bool_, ()),
+        'timeout': (np.bool_, ()),
+        'instruction': (np.int32, ()),
+    }
+
+
+def _shapes(meta: dict[str, Any], source: str) -> tuple[RobotContract | None, Spec]:
+    if meta['contract'] is None:
+        return None, build(Spec, meta['spec'], 'spec')
+    contract = RobotContract.from_text(meta['contract'], source)
+    return contract, Spec.of(contract)
 
 
 def _fits(episode: Any, rows: list[int], instructions: int) -> bool:

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,10 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qt_core.configuration import plain
 from qt_core.contract import RobotContract
 from qt_core.instruction import BUNDLED_MODEL
 from qt_core.observation import Observation
-from qt_core.replay.folder import FORMAT, VERSION, ReplayError
+from qt_core.replay.folder import FORMAT, VERSION, ReplayError, row_fields
+from qt_core.spec import Spec
 
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 
@@ -29,21 +32,21 @@ class ReplayEpisode:
     """One episode of T actions between T + 1 observations.
 
     Attributes:
-        images: Camera name to (T+1, H, W, 3) uint8 RGB.
-        state: (T+1, S) float32.
-        action: (T, N) float32, in the contract's units.
+        images: Camera name to (T+1, H, W, C) uint8; RGB under a contract.
+        state: (T+1, S) float32; S may be 0.
+        action: (T, N) float32, in the contract's units; None where there is no contract.
         bins: (T, N) bins of `action`.
         reward: (T,) float32, reward of each action.
         terminal: The task ended with the last action, in success or failure.
         timeout: The episode was cut off after the last action.
-        instruction: The sentence.
+        instruction: The sentence; empty for none.
         source: Where the episode came from, such as a bag's name.
         source_hash: Hash of that source's content.
     """
 
     images: Mapping[str, NDArray[np.uint8]]
     state: NDArray[np.float32]
-    action: NDArray[np.float32]
+    action: NDArray[np.float32] | None = None
     bins: NDArray[np.int64]
     reward: NDArray[np.float32]
     terminal: bool
@@ -68,8 +71,9 @@ class ReplayWriter:
 
     Args:
         folder: Must not exist, or be empty.
-        contract: The contract of every episode.
-        embed: Sentences to embeddings (n, E); called once, on close.
+        contract: The contract of every episode, or only shapes where they are of no robot.
+        embed: Sentences to embeddings (n, E); called once, on close. None for a folder without
+            sentences.
         sentence_model: What `embed` embeds with; see `SentenceEncoder`.
         shard_steps: A shard is closed when it holds at least this many actions.
 
@@ -80,17 +84,22 @@ class ReplayWriter:
     def __init__(
         self,
         folder: Path,
-        contract: RobotContract,
-        embed: Embed,
+        contract: RobotContract | Spec,
+        embed: Embed | None,
         *,
         sentence_model: str = BUNDLED_MODEL,
         shard_steps: int = 4096,
     ) -> None:
         self.folder = Path(folder)
         if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
-            raise ReplayError(f'{self.folder} exists and is not empty; choose a new --out')
-        self.contract = contract
-        self.sentence_model = sentence_model
+            raise ReplayError(f'{self.folder} exists and is not empty; choose a new folder')
+        self.contract: RobotContract | None = None
+        if isinstance(contract, RobotContract):
+            self.contract, self.spec = contract, Spec.of(contract)
+        else:
+            # A model's configuration is a Spec with more in it.
+            self.spec = Spec(**contract.fields())  # type: ignore[arg-type]
+        self.sentence_model = sentence_model if embed is not None else ''
         self.shard_steps = shard_steps
         self._embed = embed
         self._partial = self.folder.with_name(self.folder.name + '.partial')
@@ -121,11 +130,17 @@ class ReplayWriter:
         """Append an episode.
 
         Raises:
-            ReplayError: Its arrays do not fit each other or the contract.
+            ReplayError: Its arrays do not fit each other or the contract, or it has a sentence
+                that nothing embeds.
         """
-        _check(episode, self.contract)
+        _check(episode, self.spec, in_units=self.contract is not None)
+        if episode.instruction and self._embed is None:
+            raise ReplayError(
+                f'episode {episode.source!r} has the instruction {episode.instruction!r}, but the '
+                'folder is written without sentences: give `embed`'
+            )
         self._pending.append(episode)
-        self._pending_steps += len(episode.action)
+        self._pending_steps += len(episode.bins)
         if self._pending_steps >= self.shard_steps:
             self._write_shard()
 
@@ -140,12 +155,18 @@ class ReplayWriter:
         if not self._episodes:
             shutil.rmtree(self._partial, ignore_errors=True)
             raise ReplayError(f'{self.folder}: no episode to write')
-        embeddings = np.asarray(self._embed(list(self._instructions)), np.float32)
-        np.save(self._partial / 'embeddings.npy', embeddings, allow_pickle=False)
+        if self._embed is not None:
+            embeddings = np.asarray(self._embed(list(self._instructions)), np.float32)
+            np.save(self._partial / 'embeddings.npy', embeddings, allow_pickle=False)
+        shapes = (
+            {'contract': self.contract.to_text()}
+            if self.contract is not None
+            else {'contract': None, 'spec': plain(self.spec)}
+        )
         meta = {
             'format': FORMAT,
             'version': VERSION,
-            'contract': self.contract.to_text(),
+            **shapes,
             'steps': sum(e['steps'] for e in self._episodes),
             'successes': sum(e['return'] > 0 for e in self._episodes),
             'sentence_model': self.sentence_model,
@@ -161,28 +182,42 @@ class ReplayWriter:
     def _write_shard(self) -> None:
         index = len(self._shards)
         shard = self._partial / 'shards' / f'{index:06d}'
-        shard.mkdir()
-        fields: dict[str, list[NDArray[Any]]] = {}
-        start = 0
-        for episode in self._pending:
-            rows = len(episode.state)
-            for name, values in _rows(episode, self._number(episode.instruction)).items():
-                fields.setdefault(name, []).append(values)
-            self._episodes.append(
-                {
-                    'shard': index,
-                    'start': start,
-                    'steps': rows - 1,
-                    'return': float(episode.reward.sum()),
-                    'instruction': self._number(episode.instruction),
-                    'source': episode.source,
-                    'source_hash': episode.source_hash,
+        shard.mkdir(exist_ok=True)  # where Ctrl-C came while it was written
+        rows = sum(len(episode.bins) + 1 for episode in self._pending)
+        start, entries = 0, []
+        with ExitStack() as files:
+            # One episode after the other: joined first, a shard's images would be in memory twice.
+            columns = {}
+            fields = row_fields(self.spec, in_units=self.contract is not None)
+            for name, (kind, shape) in fields.items():
+                columns[name] = files.enter_context((shard / f'{name}.npy').open('wb'))
+                header = {
+                    'descr': np.dtype(kind).str,
+                    'fortran_order': False,
+                    'shape': (rows, *shape),
                 }
-            )
-            start += rows
-        for name, parts in fields.items():
-            np.save(shard / f'{name}.npy', np.concatenate(parts), allow_pickle=False)
+                np.lib.format.write_array_header_1_0(columns[name], header)
+            for episode in self._pending:
+                number = self._number(episode.instruction)
+                content = _rows(episode, number)
+                for name, (kind, _) in fields.items():
+                    values = np.ascontiguousarray(content[name], kind)
+                    columns[name].write(values.data.cast('B'))
+                steps = len(episode.bins)
+                entries.append(
+                    {
+                        'shard': index,
+                        'start': start,
+                        'steps': steps,
+                        'return': float(episode.reward.sum()),
+                        'instruction': number,
+                        'source': episode.source,
+                        'source_hash': episode.source_hash,
+                    }
+                )
+                start += steps + 1
         self._shards.append({'rows': start})
+        self._episodes += entries
         self._pending, self._pending_steps = [], 0
 
     def _number(self, instruction: str) -> int:
@@ -190,52 +225,60 @@ class ReplayWriter:
 
 
 def _rows(episode: ReplayEpisode, instruction: int) -> dict[str, NDArray[Any]]:
-    """Lay an episode out as T + 1 rows; the last, the final observation, has no action."""
-    steps = len(episode.action)
+    """Lay an episode out as T + 1 rows; the last, the final observation, has no action: zeros."""
+    steps = len(episode.bins)
 
-    def padded(values: NDArray[Any], kind: type) -> NDArray[Any]:
-        return np.concatenate([values, np.zeros((1, *values.shape[1:]))]).astype(kind)
+    def padded(values: NDArray[Any]) -> NDArray[Any]:
+        return np.concatenate([values, np.zeros((1, *values.shape[1:]), values.dtype)])
 
     last = np.arange(steps) == steps - 1
     return {
         **{f'images_{name}': frames for name, frames in episode.images.items()},
-        'state': episode.state.astype(np.float32),
-        'action': padded(episode.action, np.float32),
-        'bins': padded(episode.bins, np.int16),
-        'reward': padded(episode.reward, np.float32),
-        'terminal': padded(last & episode.terminal, np.bool_),
-        'timeout': padded(last & episode.timeout, np.bool_),
-        'instruction': np.full(steps + 1, instruction, np.int32),
+        'state': episode.state,
+        **({} if episode.action is None else {'action': padded(episode.action)}),
+        'bins': padded(episode.bins),
+        'reward': padded(episode.reward),
+        'terminal': padded(last & episode.terminal),
+        'timeout': padded(last & episode.timeout),
+        'instruction': np.full(steps + 1, instruction),
     }
 
 
-def _check(episode: ReplayEpisode, contract: RobotContract) -> None:
-    steps = len(episode.action)
+def _check(episode: ReplayEpisode, spec: Spec, *, in_units: bool) -> None:
+    steps = len(episode.bins)
     where = f'episode {episode.source!r}'
     if steps == 0:
         raise ReplayError(f'{where} has no action')
     if episode.terminal and episode.timeout:
         raise ReplayError(f'{where} is both terminal and timeout')
-    dimensions = contract.action.dimensions
+    if (episode.action is not None) != in_units:
+        raise ReplayError(
+            f'{where} has no action values, only bins'
+            if in_units
+            else f'{where} has action values, but no contract that gives their units'
+        )
     expected: dict[str, tuple[NDArray[Any], tuple[int, ...]]] = {
-        'state': (episode.state, (steps + 1, len(contract.state.joints))),
-        'action': (episode.action, (steps, dimensions)),
-        'bins': (episode.bins, (steps, dimensions)),
+        'state': (episode.state, (steps + 1, spec.state_dim)),
+        'bins': (episode.bins, (steps, spec.num_actions)),
         'reward': (episode.reward, (steps,)),
     }
-    for camera in contract.cameras:
+    if episode.action is not None:
+        expected['action'] = (episode.action, (steps, spec.num_actions))
+    for camera in spec.cameras:
         frames = episode.images.get(camera.name)
         if frames is None or frames.dtype != np.uint8:
             raise ReplayError(f"{where} lacks uint8 images of camera '{camera.name}'")
         expected[f'images[{camera.name}]'] = (
             frames,
-            (steps + 1, camera.height, camera.width, 3),
+            (steps + 1, camera.height, camera.width, camera.channels),
         )
     for name, (values, shape) in expected.items():
         if values.shape != shape:
             raise ReplayError(f'{where}: {name} is {values.shape}, expected {shape}')
-    if episode.bins.min() < 0 or episode.bins.max() >= contract.action.bins:
-        raise ReplayError(f'{where}: bins are not all in 0..{contract.action.bins - 1}')
+    if episode.bins.dtype.kind not in 'iu':
+        raise ReplayError(f'{where}: bins are {episode.bins.dtype}, expected whole numbers')
+    if episode.bins.min() < 0 or episode.bins.max() >= spec.action_bins:
+        raise ReplayError(f'{where}: bins are not all in 0..{spec.action_bins - 1}')
     for name in ('state', 'action', 'reward'):
-        if not np.isfinite(expected[name][0]).all():
+        if name in expected and not np.isfinite(expected[name][0]).all():
             raise ReplayError(f'{where}: {name} is not finite')

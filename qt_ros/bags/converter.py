@@ -90,7 +90,7 @@ def convert(
             except ReplayError as error:
                 failures.append(str(error))
                 continue
-            episodes, steps, stale = episodes + 1, steps + len(episode.action), stale + skipped
+            episodes, steps, stale = episodes + 1, steps + len(episode.bins), stale + skipped
         if episodes == 0:
             raise BagError(f'no bag could be converted; the first: {failures[0]}')
     return Report(episodes=episodes, steps=steps, stale=stale, failures=tuple(failures))

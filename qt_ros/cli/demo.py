@@ -30,7 +30,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument('--episodes', type=int, default=60)
     parser.add_argument('--checkpoint', type=Path, help='another policy than the shipped one')
-    parser.add_argument('--train-steps', type=int, help='overrides config/train/demo.yaml')
+    parser.add_argument('--num-train-steps', type=int, help='overrides config/train/demo.yaml')
     parser.set_defaults(run=run)
 
 
@@ -38,20 +38,20 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the subcommand."""
     from qt_core.configuration import ConfigurationError
     from qt_core.learning.checkpoint import load_checkpoint
-    from qt_core.learning.trainer import Trainer
-    from qt_core.replay import ReplayFolder
     from qt_core.share import share_path
     from qt_ros.bags import find_bags
     from qt_ros.cli.convert import convert_with_progress
     from qt_ros.cli.evaluate import UNSEEN_SEED, evaluate_direct, evaluate_through_ros
-    from qt_ros.cli.train import load_config, train_with_progress
+    from qt_ros.cli.train import load_config, make_learner, train_with_progress
     from qt_ros.evaluation import write_json
 
     if arguments.episodes < 1:
         raise ConfigurationError(f'--episodes is {arguments.episodes}, expected at least 1')
     checkpoint = arguments.checkpoint or share_path('config/policies/reach')
     load_checkpoint(checkpoint)
-    config = load_config(share_path('config/train/demo.yaml'), steps=arguments.train_steps)
+    config, model = load_config(
+        share_path('config/train/demo.yaml'), num_train_steps=arguments.num_train_steps
+    )
     out = _fresh(arguments.out)
     seeds = range(UNSEEN_SEED, UNSEEN_SEED + arguments.episodes)
     print('1/4 the policy on ROS: simulator, policy and recorder in processes of their own')
@@ -73,8 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
         f'{conversion.episodes} episodes, {conversion.steps} steps', *conversion.failures, sep='\n'
     )
     print('4/4 training from scratch on those episodes')
-    trainer = Trainer(config, ReplayFolder(out / 'replay'), out / 'run')
-    losses = train_with_progress(trainer)['loss']
+    learner = make_learner(config, model, out / 'replay', out / 'run')
+    losses = train_with_progress(learner)['loss']
     published, recorded = _count_frames(report, out / 'bags')
     summary = {
         'checkpoint': str(checkpoint),
@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
         'frames_recorded': recorded,
         'episodes_recorded': conversion.episodes + len(conversion.failures),
         'replay_steps': conversion.steps,
-        'train_steps': trainer.step,
+        'num_train_steps': learner.step,
         'train_loss_first': losses[0][1],
         'train_loss_last': losses[-1][1],
     }
@@ -114,7 +114,7 @@ def picture_values(checkpoint: Path, bags: Path, picture: Path) -> None:
     policy = load_policy(checkpoint)
     bag = EpisodeBag(find_bags([bags])[0])
     episode, _ = convert_episode(bag)
-    middle = len(episode.action) // 2
+    middle = len(episode.bins) // 2
     policy.reset(episode.instruction)
     for observation in episode.observations()[: middle + 1]:
         decision = policy.act(observation)

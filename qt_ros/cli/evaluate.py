@@ -219,7 +219,7 @@ def evaluate_through_ros(
     from qt_ros.up import running
     from qt_ros.video import episode_frames, write_video
 
-    robot = load_checkpoint(checkpoint).contract
+    robot = load_checkpoint(checkpoint).robot
     if contract:
         require_same(RobotContract.load(contract), robot, str(contract), str(checkpoint))
     with tempfile.TemporaryDirectory(prefix='qt_ros_') as scratch, isolated_graph():

@@ -9,16 +9,23 @@ import pytest
 import torch
 
 from qt_core.learning.losses import conservative_loss, temporal_difference_loss
-from qt_core.learning.trainer import TrainConfig, q_loss
-from qt_core.models import MaxViTConfig, QRoboticTransformer
-from qt_core.replay import ReplayEpisode, ReplayFolder, ReplayWriter, WindowSampler
-from test.conftest import TINY_MODEL
+from qt_core.learning.q_learner import QLearnerConfig, q_loss
+from qt_core.models import QRoboticTransformer
+from qt_core.replay import (
+    ReplayEpisode,
+    ReplayFolder,
+    ReplayMemoryDataset,
+    ReplayWriter,
+    WindowSampler,
+)
+from qt_core.spec import Spec
+from test.conftest import TINY_MODEL, TINY_VIT
 
 CONTEXTS, BINS = 4, 3
 BEST = np.array([[0, 1], [2, 0], [1, 2], [2, 1]])  # best bins of both joints in each context
 SIDE = 16  # of the camera's image, pixels; it shows nothing
 MODEL = dataclasses.replace(
-    TINY_MODEL, frames=1, maxvit=MaxViTConfig(stem=8, widths=(16,), depths=(1,), heads=2)
+    TINY_MODEL, frames=1, vit=dataclasses.replace(TINY_VIT, dim=16, depth=(1,), dim_head=8)
 )
 
 
@@ -49,7 +56,7 @@ def folder(bandit, tmp_path_factory):
     random = np.random.default_rng(0)
 
     def embed(sentences):
-        return np.ones((len(sentences), TINY_MODEL.text_width), np.float32)
+        return np.ones((len(sentences), TINY_MODEL.text_dim), np.float32)
 
     with ReplayWriter(path, bandit, embed) as writer:
         for _ in range(1500):
@@ -71,24 +78,23 @@ def folder(bandit, tmp_path_factory):
 
 
 def learn(folder, bandit, loss):
-    config = TrainConfig(steps=300, model=MODEL)
+    config = QLearnerConfig(num_train_steps=300)
     torch.manual_seed(0)
-    model = QRoboticTransformer(config.model, bandit)
-    target = QRoboticTransformer(config.model, bandit).requires_grad_(False)
+    model = QRoboticTransformer(MODEL.fitted(Spec.of(bandit)))
+    target = QRoboticTransformer(model.config).requires_grad_(False)
     target.load_state_dict(model.state_dict())
-    sampler = WindowSampler(folder, window=1, batch_size=64, discount=0.98, seed=0)
+    sampler = WindowSampler(ReplayMemoryDataset(folder), batch_size=64, seed=0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for step in range(config.steps):
+    for step in range(config.num_train_steps):
         optimizer.zero_grad()
         loss(model, target, sampler.batch(step), config).backward()
         optimizer.step()
         with torch.no_grad():
             torch._foreach_lerp_(list(target.parameters()), list(model.parameters()), 0.1)
-    states = torch.tensor(np.stack([state_of(c) for c in range(CONTEXTS)]))[:, None]
-    images = {'front': torch.zeros(CONTEXTS, 1, SIDE, SIDE, 3, dtype=torch.uint8)}
-    text = torch.ones(CONTEXTS, TINY_MODEL.text_width)
-    with torch.no_grad():
-        bins, _ = model.best_actions(model.contextualise(model.encode(images, states, text)))
+    states = torch.tensor(np.stack([state_of(c) for c in range(CONTEXTS)]))
+    video = torch.zeros(CONTEXTS, 3, 1, SIDE, SIDE, dtype=torch.uint8)
+    text = torch.ones(CONTEXTS, TINY_MODEL.text_dim)
+    bins = model.get_optimal_actions(video, text_embeds=text, state=states)
     return (bins.numpy() == BEST).all(axis=1).mean()
 
 
@@ -110,7 +116,7 @@ def test_a_learner_that_never_sees_the_reward_misses_it(folder, bandit):
 def test_imitating_the_data_misses_it(folder, bandit):
     def imitate(model, target, batch, config):
         images = {name: frames[:, :-1] for name, frames in batch.images.items()}
-        q = model(images, batch.state[:, :-1], batch.text, batch.bins).sigmoid()
+        q = model(images, batch.state[:, :-1], batch.text, batch.bins)[0].sigmoid()
         ones = torch.ones_like(batch.bins, dtype=torch.float32)
         td = temporal_difference_loss(q, batch.bins, ones, batch.valid)
         return td + conservative_loss(q, batch.bins, batch.valid)

@@ -9,6 +9,7 @@ from qt_core.learning.checkpoint import Checkpoint, CheckpointError, save_checkp
 from qt_core.models import QRoboticTransformer
 from qt_core.observation import Observation, normalise_state
 from qt_core.policies import RandomPolicy, load_policy
+from qt_core.spec import Spec
 from test.conftest import TINY_MODEL
 
 SENTENCES = ('touch the red block', 'touch the blue block')
@@ -17,9 +18,9 @@ SENTENCES = ('touch the red block', 'touch the blue block')
 @pytest.fixture
 def model(tiny_contract):
     torch.manual_seed(0)
-    model = QRoboticTransformer(TINY_MODEL, tiny_contract)
+    model = QRoboticTransformer(TINY_MODEL.fitted(Spec.of(tiny_contract)))
     with torch.no_grad():
-        model.head_weight.mul_(30)  # choices that are no ties
+        model.critics[0].head_weight.mul_(30)  # choices that are no ties
     return model.eval()
 
 
@@ -60,10 +61,10 @@ def best_bins(model, contract, observations, text):
     window = observations[-TINY_MODEL.frames :]
     images = {'front': torch.tensor(np.stack([o.images['front'] for o in window]))[None]}
     state = np.stack([normalise_state(contract.state, o.state) for o in window])
-    bins = torch.zeros(1, len(window), model.dimensions, dtype=torch.long)
-    for dimension in range(model.dimensions):
+    bins = torch.zeros(1, len(window), model.config.num_actions, dtype=torch.long)
+    for dimension in range(model.config.num_actions):
         q = model(images, torch.tensor(state)[None], torch.tensor(text), bins)
-        bins[0, -1, dimension] = q[0, -1, dimension].argmax()
+        bins[0, -1, dimension] = q[0, 0, -1, dimension].argmax()
     return bins[0, -1].numpy()
 
 

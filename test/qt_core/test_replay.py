@@ -6,9 +6,34 @@ import json
 import numpy as np
 import pytest
 
-from qt_core.observation import normalise_state
-from qt_core.replay import ReplayError, ReplayFolder, ReplayWriter, WindowSampler
+from qt_core.models import QTransformerConfig
+from qt_core.replay import ReplayEpisode, ReplayError, ReplayFolder, ReplayWriter
+from qt_core.replay import writer as writer_module
+from qt_core.spec import Camera, Spec
 from test.conftest import make_episode
+
+GREY = Spec(
+    cameras=(Camera(name='left', height=5, width=4, channels=1),),
+    num_actions=2,
+    action_bins=300,
+)
+VECTOR = Spec(cameras=(), state_dim=3, num_actions=1, action_bins=4)
+
+
+def spec_episode(spec, seed, *, steps=5, instruction=''):
+    random = np.random.default_rng(seed)
+    return ReplayEpisode(
+        images={
+            c.name: random.integers(0, 256, (steps + 1, c.height, c.width, c.channels), np.uint8)
+            for c in spec.cameras
+        },
+        state=random.normal(size=(steps + 1, spec.state_dim)).astype(np.float32),
+        bins=random.integers(0, spec.action_bins, (steps, spec.num_actions)),
+        reward=random.random(steps, np.float32),
+        terminal=bool(seed % 2),
+        timeout=not seed % 2,
+        instruction=instruction,
+    )
 
 
 def episode_of(contract, seed):
@@ -50,63 +75,101 @@ def test_returns_to_go_by_hand(tmp_path, tiny_contract, embed):
     assert returns == pytest.approx(expected)
 
 
-def test_windows_hold_consecutive_steps_of_one_episode(replay_path):
-    folder = ReplayFolder(replay_path)
-    sampler = WindowSampler(folder, window=3, batch_size=5, discount=0.9, seed=0)
-    seen = 0
-    for index in range(sampler.batches_per_epoch):
-        batch = sampler.batch(index)
-        assert batch.images['front'].shape == (5, 4, 32, 32, 3)
-        assert batch.valid.all()
-        for b in range(5):
-            found = [
-                (entry, t)
-                for entry in folder.episodes
-                for t in range(entry['steps'] - 2)
-                if np.array_equal(
-                    folder.shards[entry['shard']]['bins'][entry['start'] + t :][:3], batch.bins[b]
-                )
-            ]
-            (entry, t), seen = found[0], seen + 1
-            shard, rows = folder.shards[entry['shard']], slice(entry['start'] + t, None)
-            assert np.array_equal(shard['images_front'][rows][:4], batch.images['front'][b])
-            state = normalise_state(folder.contract.state, shard['state'][rows][:4])
-            assert np.array_equal(state, batch.state[b])
-            assert np.array_equal(shard['terminal'][rows][:3], batch.terminal[b])
-            left = entry['steps'] - t - 1 - np.arange(3)
-            assert batch.returns[b].numpy() == pytest.approx(entry['return'] * 0.9**left)
-            text = folder.embeddings[entry['instruction']]
-            assert np.array_equal(text, batch.text[b])
-    assert seen == 5 * sampler.batches_per_epoch
-
-
-def test_an_episode_shorter_than_the_window_is_padded_and_marked(tmp_path, tiny_contract, embed):
-    with ReplayWriter(tmp_path / 'r', tiny_contract, embed) as writer:
-        writer.add(make_episode(tiny_contract, 0, steps=2))
+@pytest.mark.parametrize('spec', [GREY, VECTOR])
+def test_a_folder_of_no_robot_without_sentences(tmp_path, spec):
+    episodes = [spec_episode(spec, seed) for seed in range(3)]
+    with ReplayWriter(tmp_path / 'r', spec, None, shard_steps=10) as writer:
+        for episode in episodes:
+            writer.add(episode)
     folder = ReplayFolder(tmp_path / 'r')
-    batch = WindowSampler(folder, window=4, batch_size=1, discount=0.9, seed=0).batch(0)
-    assert batch.valid.tolist() == [[True, True, False, False]]
-    assert (batch.images['front'][0, 2:] == batch.images['front'][0, 2]).all()
+    assert folder.spec == spec
+    assert folder.contract is None
+    assert folder.embeddings is None
+    assert folder.instructions == ['']
+    assert not (tmp_path / 'r/embeddings.npy').exists()
+    images = {f'images_{camera.name}' for camera in spec.cameras}
+    state = {'state'} if spec.state_dim else set()
+    common = {'bins', 'reward', 'terminal', 'timeout', 'instruction'}
+    for episode, entry in zip(episodes, folder.episodes, strict=True):
+        shard, start = folder.shards[entry['shard']], entry['start']
+        assert set(shard) == images | state | common
+        assert shard['bins'].dtype == np.int16
+        assert np.array_equal(shard['bins'][start : start + 5], episode.bins)
+        for name in images:
+            assert np.array_equal(shard[name][start : start + 6], episode.images['left'])
+        for name in state:
+            assert np.array_equal(shard[name][start : start + 6], episode.state)
+        assert shard['terminal'][start + 4] == episode.terminal
+        assert shard['timeout'][start + 4] == episode.timeout
 
 
-def test_batches_depend_on_seed_and_number_alone(replay_path):
-    def bins(seed, order):
-        folder = ReplayFolder(replay_path)
-        sampler = WindowSampler(folder, window=2, batch_size=4, discount=0.9, seed=seed)
-        batches = {index: sampler.batch(index).bins for index in order}
-        return [batches[index] for index in sorted(batches)]
-
-    forwards, jumping = bins(0, range(30)), bins(0, reversed(range(30)))
-    assert all((a == b).all() for a, b in zip(forwards, jumping, strict=True))
-    assert any((a != b).any() for a, b in zip(forwards, bins(1, range(30)), strict=True))
+def test_a_model_configuration_serves_as_the_spec(tmp_path):
+    with ReplayWriter(tmp_path / 'r', QTransformerConfig().fitted(VECTOR), None) as writer:
+        writer.add(spec_episode(VECTOR, 0))
+    assert ReplayFolder(tmp_path / 'r').spec == VECTOR
 
 
-def test_an_epoch_has_every_window_once(replay_path):
-    folder = ReplayFolder(replay_path)
-    sampler = WindowSampler(folder, window=1, batch_size=1, discount=0.9, seed=0)
-    assert sampler.batches_per_epoch == folder.steps
-    seen = {tuple(sampler.batch(i).bins.flatten().tolist()) for i in range(folder.steps)}
-    assert len(seen) == folder.steps
+def test_a_folder_of_no_robot_with_sentences(tmp_path, embed):
+    with ReplayWriter(tmp_path / 'r', VECTOR, embed) as writer:
+        for seed, sentence in enumerate('aba'):
+            writer.add(spec_episode(VECTOR, seed, instruction=sentence))
+    folder = ReplayFolder(tmp_path / 'r')
+    assert folder.instructions == ['a', 'b']
+    assert [entry['instruction'] for entry in folder.episodes] == [0, 1, 0]
+    assert np.array_equal(folder.embeddings, embed(['a', 'b']))
+
+
+def test_shards_are_byte_for_byte_what_numpy_saves(replay_path):
+    for path in (replay_path / 'shards').glob('*/*.npy'):
+        bytes_written = path.read_bytes()
+        np.save(path, np.load(path))
+        assert path.read_bytes() == bytes_written, path
+
+
+def test_the_meta_of_a_robots_folder_has_the_fields_it_always_had(replay_path, tiny_contract):
+    meta = json.loads((replay_path / 'meta.json').read_text())
+    assert list(meta) == [
+        *('format', 'version', 'contract', 'steps', 'successes', 'sentence_model'),
+        *('instructions', 'shards', 'episodes'),
+    ]
+    assert (meta['version'], meta['contract']) == (1, tiny_contract.to_text())
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'action': np.zeros((5, 1), np.float32)}, 'no contract that gives their units'),
+        ({'instruction': 'a'}, 'written without sentences'),
+        ({'bins': np.full((5, 1), 4)}, r'bins are not all in 0\.\.3'),
+        ({'bins': np.zeros((5, 1))}, 'bins are float64, expected whole numbers'),
+        ({'state': np.full((6, 3), np.inf, np.float32)}, 'state is not finite'),
+    ],
+)
+def test_an_episode_that_does_not_fit_the_spec_is_refused(tmp_path, change, message):
+    writer = ReplayWriter(tmp_path / 'r', VECTOR, None)
+    with pytest.raises(ReplayError, match=message):
+        writer.add(dataclasses.replace(spec_episode(VECTOR, 0), **change))
+
+
+def test_a_robots_episode_needs_action_values(tmp_path, tiny_contract, embed):
+    writer = ReplayWriter(tmp_path / 'r', tiny_contract, embed)
+    with pytest.raises(ReplayError, match='no action values'):
+        writer.add(dataclasses.replace(make_episode(tiny_contract, 0), action=None))
+
+
+@pytest.mark.parametrize(
+    ('spec', 'message'),
+    [(None, "damaged meta.json .'spec'."), ({'num_actions': 0}, 'num_actions is 0')],
+)
+def test_a_damaged_spec_is_noticed(tmp_path, spec, message):
+    with ReplayWriter(tmp_path / 'r', VECTOR, None) as writer:
+        writer.add(spec_episode(VECTOR, 0))
+    path = tmp_path / 'r/meta.json'
+    meta = json.loads(path.read_text())
+    del meta['spec']
+    path.write_text(json.dumps(meta | ({'spec': spec} if spec else {})))
+    with pytest.raises(ReplayError, match=message):
+        ReplayFolder(tmp_path / 'r')
 
 
 def test_an_exception_leaves_nothing_behind(tmp_path, tiny_contract, embed):
@@ -136,6 +199,24 @@ def test_an_episode_that_does_not_fit_is_refused(tmp_path, tiny_contract, embed,
         writer.add(dataclasses.replace(make_episode(tiny_contract, 0), **change))
 
 
+def test_a_shard_interrupted_by_ctrl_c_is_written_whole_on_close(tmp_path, monkeypatch):
+    lay_out = writer_module._rows
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    writer = ReplayWriter(tmp_path / 'r', VECTOR, None, shard_steps=1)
+    writer.add(spec_episode(VECTOR, 0))
+    monkeypatch.setattr(writer_module, '_rows', interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        writer.add(spec_episode(VECTOR, 1))
+    monkeypatch.setattr(writer_module, '_rows', lay_out)
+    writer.close()
+    folder = ReplayFolder(tmp_path / 'r')
+    assert [entry['steps'] for entry in folder.episodes] == [5, 5]
+    assert np.array_equal(folder.shards[1]['bins'][:5], spec_episode(VECTOR, 1).bins)
+
+
 def test_a_folder_with_content_is_not_overwritten(replay_path, tiny_contract, embed):
     with pytest.raises(ReplayError, match='exists and is not empty'):
         ReplayWriter(replay_path, tiny_contract, embed)
@@ -162,6 +243,20 @@ def test_arrays_of_another_shape_are_noticed(replay_path):
     path = replay_path / 'shards/000000/state.npy'
     np.save(path, np.load(path)[:, :6])
     with pytest.raises(ReplayError, match=r'state\.npy is \(\d+, 6\), expected \(\d+, 7\)'):
+        ReplayFolder(replay_path)
+
+
+def test_arrays_of_another_format_are_noticed(replay_path):
+    path = replay_path / 'shards/000000/images_front.npy'
+    np.save(path, np.load(path).astype(np.float32))
+    with pytest.raises(ReplayError, match=r'images_front\.npy is float32, expected uint8'):
+        ReplayFolder(replay_path)
+
+
+def test_one_embedding_per_sentence(replay_path):
+    path = replay_path / 'embeddings.npy'
+    np.save(path, np.load(path)[:1])
+    with pytest.raises(ReplayError, match=r'embeddings\.npy is \(1, 8\), expected \(2, \*\)'):
         ReplayFolder(replay_path)
 
 

@@ -23,6 +23,7 @@ from qt_core.action_space import ActionSpace
 from qt_core.learning.checkpoint import Checkpoint, save_checkpoint
 from qt_core.models import QRoboticTransformer
 from qt_core.policies import load_policy
+from qt_core.spec import Spec
 from qt_ros.bags import EpisodeBag
 from qt_ros.bags.converter import convert_episode
 from qt_ros.conversions import command_targets, fill_image, image_to_rgb, nanoseconds
@@ -41,9 +42,9 @@ def checkpoint(contract, tmp_path_factory):
     from qt_core.environments.tabletop import COLOURS, SENTENCES
 
     torch.manual_seed(0)
-    model = QRoboticTransformer(TINY_MODEL, contract)
+    model = QRoboticTransformer(TINY_MODEL.fitted(Spec.of(contract)))
     with torch.no_grad():
-        model.head_weight.mul_(30)
+        model.critics[0].head_weight.mul_(30)
     sentences = tuple(s.format(c) for s in SENTENCES['train'] for c in COLOURS)
     path = tmp_path_factory.mktemp('policy') / 'checkpoint'
     save_checkpoint(

@@ -10,6 +10,7 @@ import torch
 from qt_core.learning.checkpoint import Checkpoint, save_checkpoint
 from qt_core.models import QRoboticTransformer
 from qt_core.share import share_path
+from qt_core.spec import Spec
 from qt_ros.cli.main import main
 from test.conftest import TINY_MODEL
 from test.qt_ros.synthetic_bags import draw_episode
@@ -27,7 +28,7 @@ def checkpoint(contract, embed, tmp_path):
         path,
         Checkpoint(
             policy='q_transformer',
-            model=QRoboticTransformer(TINY_MODEL, contract),
+            model=QRoboticTransformer(TINY_MODEL.fitted(Spec.of(contract))),
             contract=contract,
             sentences=('touch the red block',),
             embeddings=embed(['touch the red block']),
@@ -110,7 +111,7 @@ def test_a_checkpoint_of_another_contract(refused, checkpoint, tmp_path):
 
 def test_resuming_what_is_not_there(refused, replay_path, tmp_path):
     config = tmp_path / 'train.yaml'
-    config.write_text('steps: 1\nbatch_size: 4\nmodel: {text_width: 8}\n')
+    config.write_text('num_train_steps: 1\nbatch_size: 4\nmodel: {text_dim: 8}\n')
     out = tmp_path / 'out'
     line = refused('train', config, '--replay', replay_path, '--out', out, '--resume')
     assert f'{out}: no run to resume' in line
@@ -119,9 +120,9 @@ def test_resuming_what_is_not_there(refused, replay_path, tmp_path):
 @pytest.mark.parametrize(
     ('text', 'message'),
     [
-        ('steps: 0', 'steps is 0, expected a positive number'),
-        ('steps: 1\nspeed: 9', 'speed'),
-        ('steps: [', 'cannot be read'),
+        ('num_train_steps: 0', 'num_train_steps is 0, expected a positive number'),
+        ('num_train_steps: 1\nspeed: 9', 'speed'),
+        ('num_train_steps: [', 'cannot be read'),
         ('- 1', 'train.yaml'),
     ],
 )

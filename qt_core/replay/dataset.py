@@ -1,0 +1,216 @@
+# Copyright 2026 The qt_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Windows of the steps of a replay folder, read from disk when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from qt_core.configuration import require
+from qt_core.observation import normalise_state
+from qt_core.replay.folder import DEFAULT_FOLDER, ReplayError, ReplayFolder
+from qt_core.replay.windows import WindowBatch
+from qt_core.spec import Spec
+
+
+class ReplayMemoryDataset(Dataset[WindowBatch]):
+    """Windows of F frames that end in T = `num_timesteps` consecutive steps to train on.
+
+        observations   0  1  2  3  4  5  6        F = 4, T = 2, t = 4: the window holds the
+        actions         0  1  2  3  4  5          actions 1..4 and the observations 1..5;
+        window            └─────┴──┘              steps 3 and 4 are `valid`
+                                t
+
+    Sample number i stands for the last trained step t of an episode, over every t that has T
+    steps up to it; an episode of fewer than T steps is one sample. The window starts at
+    max(0, t - F + 1), so that a step near the beginning sees what a policy sees there: the frames
+    since the beginning.
+
+    Nothing but the return-to-go of each step is held in memory. With a `DataLoader`, batches come
+    whole: `DataLoader(dataset, batch_size, collate_fn=lambda batch: batch)`.
+
+    Args:
+        folder: A replay folder or its path.
+        num_timesteps: T.
+        condition_on_text: Whether batches carry the embedding of the sentence.
+        discount: γ of the returns-to-go.
+        frames: F, at least T; None for T. `with_frames` sets it to what a network looks at.
+        episodes: Numbers of the episodes to draw from; None for all.
+
+    Raises:
+        ReplayError: The folder cannot be read, or has no sentences to condition on.
+        ConfigurationError: A number is out of range.
+    """
+
+    def __init__(
+        self,
+        folder: ReplayFolder | str | Path = DEFAULT_FOLDER,
+        num_timesteps: int = 1,
+        condition_on_text: bool = True,
+        *,
+        discount: float = 0.98,
+        frames: int | None = None,
+        episodes: Sequence[int] | None = None,
+    ) -> None:
+        self.folder = folder if isinstance(folder, ReplayFolder) else ReplayFolder(folder)
+        self.num_timesteps = num_timesteps
+        self.condition_on_text = condition_on_text
+        self.discount = discount
+        self.frames = num_timesteps if frames is None else frames
+        require(num_timesteps >= 1, 'num_timesteps', num_timesteps, 'at least 1')
+        least = f'at least num_timesteps = {num_timesteps}'
+        require(self.frames >= num_timesteps, 'frames', self.frames, least)
+        require(0 <= discount <= 1, 'discount', discount, '0 <= discount <= 1')
+        if condition_on_text and self.folder.embeddings is None:
+            raise ReplayError(
+                f'{self.folder.folder} has no sentences: pass condition_on_text=False'
+            )
+        total = len(self.folder.episodes)
+        self.episodes = tuple(range(total) if episodes is None else episodes)
+        for number in self.episodes:
+            require(0 <= number < total, 'episodes', number, f'numbers in 0..{total - 1}')
+        names = ('shard', 'start', 'steps', 'instruction')
+        rows = [[self.folder.episodes[n][name] for name in names] for n in self.episodes]
+        self._table = np.array(rows, np.int64).reshape(-1, len(names))
+        samples = np.maximum(1, self._table[:, 2] - num_timesteps + 1)
+        self._first = np.concatenate([[0], np.cumsum(samples)])  # sample of each episode
+
+    @property
+    def spec(self) -> Spec:
+        """Shapes of the observations and actions."""
+        return self.folder.spec
+
+    def with_frames(
+        self,
+        frames: int,
+        *,
+        discount: float | None = None,
+        episodes: Sequence[int] | None = None,
+    ) -> Self:
+        """Give the same samples in windows of `frames`; None leaves what is set here."""
+        return type(self)(
+            self.folder,
+            self.num_timesteps,
+            self.condition_on_text,
+            discount=self.discount if discount is None else discount,
+            frames=frames,
+            episodes=self.episodes if episodes is None else episodes,
+        )
+
+    def __len__(self) -> int:
+        return int(self._first[-1])
+
+    def __getitem__(self, index: int) -> WindowBatch:
+        """Give sample `index` as a batch of one."""
+        return self.gather([index])
+
+    def __getitems__(self, indices: Sequence[int]) -> WindowBatch:
+        """Give a whole batch to a `DataLoader`."""
+        return self.gather(indices)
+
+    def gather(self, indices: Sequence[int] | NDArray[np.int64]) -> WindowBatch:
+        """Read the windows of these samples.
+
+        Raises:
+            IndexError: A number is not in 0..len - 1.
+        """
+        index = np.asarray(indices, np.int64)
+        if index.size and not 0 <= index.min() <= index.max() < len(self):
+            raise IndexError(f'samples {index.min()}..{index.max()} of {len(self)}')
+        episode = np.searchsorted(self._first, index, side='right') - 1
+        shard, start, steps, instruction = self._table[episode].T
+        last = index - self._first[episode] + np.minimum(self.num_timesteps, steps) - 1
+        begin = np.maximum(0, last - self.frames + 1)
+        length = np.minimum(self.frames, steps - begin)
+        offsets = np.arange(self.frames + 1)
+        age = last[:, None] - begin[:, None] - offsets[:-1]
+        # The row of the final observation holds zeros for its action.
+        rows = start[:, None] + np.minimum(begin[:, None] + offsets, steps[:, None])
+        parts = [(number, shard == number) for number in np.unique(shard)]
+
+        def read(arrays: Sequence[Any], out: NDArray[Any]) -> torch.Tensor:
+            for number, chosen in parts:
+                out[chosen] = arrays[number][rows[chosen, : out.shape[1]]]
+            return torch.from_numpy(out)
+
+        def field(name: str, kind: type[np.generic], *shape: int) -> torch.Tensor:
+            return read([s[name] for s in self.folder.shards], np.empty(shape, kind))
+
+        batch, spec = len(index), self.spec
+        shape = (batch, self.frames)
+        return WindowBatch(
+            images={c.name: self._frames(c.name, shard, rows[:, 0], length) for c in spec.cameras},
+            state=self._state(field('state', np.float32, batch, self.frames + 1, spec.state_dim))
+            if spec.state_dim
+            else torch.zeros(batch, self.frames + 1, 0),
+            text=None if self._embeddings is None else self._embeddings[instruction],
+            bins=field('bins', np.int64, *shape, spec.num_actions),
+            reward=field('reward', np.float32, *shape),
+            terminal=field('terminal', np.bool_, *shape),
+            returns=read(self._returns, np.empty(shape, np.float32)),
+            valid=torch.from_numpy((age >= 0) & (age < self.num_timesteps)),
+            length=torch.from_numpy(length),
+            instruction=torch.from_numpy(instruction.copy()),
+        )
+
+    def _frames(
+        self,
+        camera: str,
+        shard: NDArray[np.int64],
+        start: NDArray[np.int64],
+        length: NDArray[np.int64],
+    ) -> torch.Tensor:
+        """Copy each window's images from the map to their place in the batch, once."""
+        stored = [s[f'images_{camera}'] for s in self.folder.shards]
+        images = np.empty((len(shard), self.frames + 1, *stored[0].shape[1:]), np.uint8)
+        for window, s, row, end in zip(images, shard, start, length + 1, strict=True):
+            window[:end] = stored[s][row : row + end]
+            window[end:] = window[end - 1]
+        return torch.from_numpy(images)
+
+    def _state(self, state: torch.Tensor) -> torch.Tensor:
+        contract = self.folder.contract
+        if contract is None:
+            return state
+        return torch.from_numpy(normalise_state(contract.state, state.numpy()))
+
+    @cached_property
+    def _returns(self) -> list[NDArray[np.float32]]:
+        return self.folder.returns_to_go(self.discount)
+
+    @cached_property
+    def _embeddings(self) -> torch.Tensor | None:
+        if not self.condition_on_text or self.folder.embeddings is None:
+            return None
+        return torch.tensor(self.folder.embeddings)
+
+
+def split_episodes(
+    folder: ReplayFolder, fraction: float, seed: int
+) -> tuple[list[int], list[int]]:
+    """Divide the episodes by chance into those to train on and those to validate on.
+
+    Args:
+        folder: A replay folder.
+        fraction: Share of the episodes to validate on; above 0 at least one, and never all.
+        seed: Seed of the choice.
+
+    Raises:
+        ConfigurationError: The fraction is not in 0..1, 1 excluded.
+        ReplayError: There is one episode only, and none is left to train on.
+    """
+    require(0 <= fraction < 1, 'fraction', fraction, '0 <= fraction < 1')
+    total = len(folder.episodes)
+    if fraction > 0 and total < 2:
+        raise ReplayError(f'{folder.folder} has {total} episode, too few to keep some apart')
+    kept = min(max(1, round(fraction * total)), total - 1) if fraction > 0 else 0
+    order = np.random.default_rng(seed).permutation(total).tolist()
+    return sorted(order[kept:]), sorted(order[:kept])
