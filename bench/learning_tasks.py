@@ -41,7 +41,7 @@ class Task(abc.ABC):
     action_bins: ClassVar[int]
     places: ClassVar[int]
     learning: ClassVar[dict[str, Any]]
-    state_dim: ClassVar[int] = 24
+    state_dim: ClassVar[int] = 64
 
     def __init__(self, seed: int) -> None:
         self.random = np.random.default_rng(seed)
@@ -102,7 +102,7 @@ class Bandit(Task):
     name = 'bandit'
     title = 'bandit: 8 dimensions of 8 bins, one step'
     num_actions, action_bins, places = 8, 8, 16
-    learning: ClassVar = {'num_train_steps': 600, 'conservative_weight': 1.0, 'batch_size': 128}
+    learning: ClassVar = {'num_train_steps': 700, 'conservative_weight': 1.0, 'batch_size': 128}
     samples = 6000
     pays = 0.4
 
@@ -199,7 +199,7 @@ class Corridor(Paths):
     num_actions, action_bins, places = 2, 3, 13
     paths, length, slack = 1, 12, 2
     learning: ClassVar = {
-        'num_train_steps': 1000,
+        'num_train_steps': 900,
         'conservative_weight': 0.01,
         'discount': 0.9,
         'learning_rate': 3e-3,

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -45,11 +46,16 @@ def build(size: Any) -> QRoboticTransformer:
 
 
 def control(model: QRoboticTransformer, size: Any) -> Callable[[], object]:
-    """Give a control step: one frame as a camera gives it in, bins out."""
+    """Give a control step: one frame as a camera gives it in, bins out.
+
+    Frames are noise, each unlike the one before: the hardest for a session, which starts from the
+    bins of the step before.
+    """
     model.eval()
     session = model.session(text_embeds=torch.randn(1, TEXT_DIM))
-    frame = np.random.default_rng(0).integers(0, 256, (size.image, size.image, 3), np.uint8)
-    return lambda: session.act({'video': frame})
+    shape = (16, size.image, size.image, 3)
+    frames = itertools.cycle(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
+    return lambda: session.act({'video': next(frames)})
 
 
 def training(

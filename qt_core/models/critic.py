@@ -132,10 +132,7 @@ class Critic(nn.Module):
                 x, cache = block.extend(x, block.begin(), mask)
                 caches.append(cache)
             else:  # only the newest frame's tokens are read after the last block
-                key_value = block.attention.project(block.attention.norm(x))
-                x = x[:, -count:]
-                x = x + block.attention(x, key_value)
-                x = x + block.feed_forward(x)
+                x = block.newest(x, count)
         if self.config.head == 'concatenated':
             return CriticState(tuple(caches))
         context = self.context_norm(x)  # type: ignore[misc]
@@ -177,6 +174,27 @@ class Critic(nn.Module):
             x, cache = block.extend(x, cache)
             caches.append(cache)
         return self._logits(x, order[position : position + 1])[:, 0], CriticState(tuple(caches))
+
+    def read(self, state: CriticState, bins: Tensor, order: Sequence[int]) -> Tensor:
+        """Give the logits of all dimensions at once, each knowing the bins of those before it.
+
+        Args:
+            state: From `begin`.
+            bins: (B, N).
+            order: N numbers.
+
+        Returns:
+            (B, N, A), or (B, N, A, V) with value bins: position k is dimension o_k.
+        """
+        if self.config.head == 'single':
+            return self._logits(state.context[:, None].expand(-1, len(order), -1), order)  # type: ignore[index]
+        x = self._sequence(bins[:, None], order)[:, 0]
+        mask = causal_mask(len(order), x.device)
+        if state.caches[0].past is not None:  # all may see the frames
+            mask = F.pad(mask, (state.caches[0].past[0].shape[2], 0), value=True)
+        for block, cache in zip(self._decoding_blocks, state.caches, strict=True):
+            x, _ = block.extend(x, cache, mask)
+        return self._logits(x, order)
 
     @property
     def _decoding_blocks(self) -> Sequence[Block]:

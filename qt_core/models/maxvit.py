@@ -27,6 +27,8 @@ from qt_core.configuration import require
 from qt_core.models.transformer import Attention
 from qt_core.spec import MAX_SIZE
 
+TILES_IN_CACHE = 8
+
 
 @dataclass(frozen=True, kw_only=True)
 class MaxViTConfig:
@@ -187,8 +189,8 @@ class AxisAttention(nn.Module):
         super().__init__()
         dim_head = config.dim_head or width // config.heads
         inner = config.heads * dim_head
-        self.heads, self.window = config.heads, config.window_size
-        self.pattern = '(i x) (j y)' if grid else '(x i) (y j)'
+        self.heads, self.inner, self.window = config.heads, inner, config.window_size
+        self.map = 'b (i x) (j y) c' if grid else 'b (x i) (y j) c'
         self.norm = _norm(width, config)
         self.qkv = nn.Linear(width, 3 * inner, bias=False)
         self.gate = nn.Linear(width, config.heads) if config.gated else None
@@ -201,25 +203,34 @@ class AxisAttention(nn.Module):
         )
         self.dropout = nn.Dropout(config.dropout)
         cosine, sine = axial_rotary(config.window_size, dim_head)
-        self.register_buffer('cosine', cosine, persistent=False)
-        self.register_buffer('sine', sine, persistent=False)
+        self.register_buffer('cosine', cosine.unsqueeze(1), persistent=False)  # for all heads
+        self.register_buffer('sine', sine.unsqueeze(1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform (B, H, W, C)."""
+        sizes = {'i': self.window, 'j': self.window}
         rows, columns = x.shape[1] // self.window, x.shape[2] // self.window
-        sizes = {'x': rows, 'y': columns, 'i': self.window, 'j': self.window}
-        normed = self.norm(x)
-        query, key, value = (
-            rearrange(part, f'b {self.pattern} (h d) -> (b x y) h (i j) d', h=self.heads, **sizes)
-            for part in self.qkv(normed).chunk(3, dim=-1)
-        )
-        query, key = (rotate(part, self.cosine, self.sine) for part in (query, key))
-        out = F.scaled_dot_product_attention(query, key, value)
-        out = rearrange(out, f'(b x y) h (i j) d -> b {self.pattern} h d', **sizes)
+        tiles = rearrange(x, f'{self.map} -> (b x y) (i j) c', **sizes)
+        if torch.is_grad_enabled() or x.device.type != 'cpu':
+            tiles = self._transform(tiles)
+        else:  # a few tiles at a time stay in the processor's cache
+            parts = tiles.chunk(max(1, len(tiles) // TILES_IN_CACHE))
+            tiles = torch.cat([self._transform(few) for few in parts])
+        return rearrange(tiles, f'(b x y) (i j) c -> {self.map}', x=rows, y=columns, **sizes)
+
+    def _transform(self, tiles: Tensor) -> Tensor:
+        """Transform tiles (n, window², C), each by itself."""
+        count, area, _ = tiles.shape
+        normed = self.norm(tiles)
+        turning, value = self.qkv(normed).split_with_sizes((2 * self.inner, self.inner), dim=-1)
+        turned = rotate(turning.view(count, area, 2 * self.heads, -1), self.cosine, self.sine)
+        query, key = turned.transpose(1, 2).chunk(2, dim=1)
+        value = value.view(count, area, self.heads, -1).transpose(1, 2)
+        out = F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
         if self.gate is not None:
             out = out * torch.sigmoid(self.gate(normed)).unsqueeze(-1)
-        x = x + self.dropout(self.out(out.flatten(-2)))
-        return x + self.dropout(self.feed_forward(x))
+        tiles = tiles + self.dropout(self.out(out.flatten(-2)))
+        return tiles + self.dropout(self.feed_forward(tiles))
 
 
 class MaxViTBlock(nn.Module):
@@ -238,7 +249,7 @@ class MaxViTBlock(nn.Module):
         self.cross: Attention | None = None
         if cross and text is not None:
             heads, dim_head = config.heads, config.dim_head or max(4, channels // config.heads)
-            self.cross = Attention(channels, heads, dim_head, config.gated, context=text)
+            self.cross = Attention(channels, heads, dim_head, gated=config.gated, context=text)
         self.convolution = MBConv(channels, width, stride, None if cross else text, config)
         self.block = AxisAttention(width, config, grid=False)
         self.grid = AxisAttention(width, config, grid=True)

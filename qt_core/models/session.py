@@ -50,6 +50,7 @@ class Session:
             self._text = torch.cat([text_embeds, model.encoder.null(text_embeds)])
         self._tokens: deque[Tensor] = deque(maxlen=model.config.frames)
         self._bins: deque[Tensor] = deque(maxlen=model.config.frames - 1)
+        self._draft: Tensor | None = None
 
     @property
     def guided(self) -> bool:
@@ -60,6 +61,7 @@ class Session:
         """Forget the frames seen and the actions taken."""
         self._tokens.clear()
         self._bins.clear()
+        self._draft = None
 
     @torch.inference_mode()
     def act(
@@ -82,7 +84,10 @@ class Session:
         if self.guided:
             tokens, guide = tokens.chunk(2)
         past = torch.stack(list(self._bins), 1) if self._bins else None
-        bins, values = decode_actions(self.model, tokens, self.how, guide, past=past)
+        bins, values = decode_actions(
+            self.model, tokens, self.how, guide, past=past, draft=self._draft
+        )
+        self._draft = bins  # arms go on as before, most of the time
         self._bins.append(bins)
         return bins, values
 

@@ -35,73 +35,82 @@ class KVCache:
 
 
 class Attention(nn.Module):
-    """Multi-head attention (Vaswani et al. 2017) to keys and values given by `project`.
+    """Multi-head attention (Vaswani et al. 2017), of tokens to each other or to a context.
+
+    What is read off a token (query, gate, and its own key and value) comes of one matrix product.
 
     Args:
         dim: Width D of the queries' tokens.
         heads: Number of heads.
         dim_head: Width of one.
         gated: Scale what each head reads by a sigmoid, so that it can attend to nothing.
-        context: Width of the tokens attended to, when not `dim`.
+        context: Width of the tokens attended to; None when tokens attend to each other.
     """
 
     def __init__(
-        self, dim: int, heads: int, dim_head: int, gated: bool, context: int | None = None
+        self, dim: int, heads: int, dim_head: int, *, gated: bool, context: int | None = None
     ) -> None:
         super().__init__()
+        self.heads, self.dim_head = heads, dim_head
         inner = heads * dim_head
-        self.heads = heads
+        self.sizes = [inner, heads if gated else 0]
+        if context is None:
+            self.sizes += [inner, inner]
         self.norm = nn.LayerNorm(dim)
-        self.query = nn.Linear(dim, inner, bias=False)
-        self.key_value = nn.Linear(context or dim, 2 * inner, bias=False)
-        self.gate = nn.Linear(dim, heads) if gated else None
+        self.inputs = nn.Linear(dim, sum(self.sizes), bias=gated)
+        self.context = None if context is None else nn.Linear(context, 2 * inner, bias=gated)
         self.out = nn.Linear(inner, dim, bias=False)
 
     def project(self, context: Tensor) -> KeyValue:
-        """Give the keys and values of tokens (B, K, D), which are not normalised here."""
-        key, value = self.key_value(context).chunk(2, dim=-1)
+        """Give the keys and values of a context (B, K, D), which is not normalised here."""
+        key, value = self.context(context).chunk(2, dim=-1)  # type: ignore[misc]
         return self._split(key), self._split(value)
 
-    def forward(
-        self,
-        x: Tensor,
-        key_value: KeyValue | None = None,
-        mask: Tensor | None = None,
-        past: KeyValue | None = None,
-    ) -> Tensor:
-        """Attend from x (B, L, D).
+    def forward(self, x: Tensor, key_value: KeyValue, mask: Tensor | None = None) -> Tensor:
+        """Attend from x (B, L, D) to the keys and values of a context.
 
         Args:
             x: Queries.
-            key_value: What to attend to; None for x itself.
+            key_value: Of `project`.
             mask: Broadcasts to (B, heads, L, K); True where attention is allowed.
-            past: Keys and values before those of x.
         """
-        return self.extend(x, key_value, mask, past)[0]
+        query, gate = self.inputs(self.norm(x)).split(self.sizes, dim=-1)
+        return self._attend(self._split(query), gate, key_value, mask)
 
     def extend(
-        self,
-        x: Tensor,
-        key_value: KeyValue | None = None,
-        mask: Tensor | None = None,
-        past: KeyValue | None = None,
+        self, x: Tensor, past: KeyValue | None, mask: Tensor | None, newest: int = 0
     ) -> tuple[Tensor, KeyValue]:
-        """Attend as `forward` does; also give the keys and values attended to."""
-        x = self.norm(x)
-        key, value = self.project(x) if key_value is None else key_value
+        """Attend from tokens x (B, L, D) to those before and to each other.
+
+        Args:
+            x: The tokens.
+            past: Keys and values of the tokens before them.
+            mask: (L, K) over all K tokens so far; None when each may see all.
+            newest: Attend only from this many tokens, the last; 0 for all.
+
+        Returns:
+            What was read, and the keys and values of all tokens so far.
+        """
+        query, gate, key, value = self.inputs(self.norm(x)).split(self.sizes, dim=-1)
+        key, value = self._split(key), self._split(value)
         if past is not None:
             key = torch.cat([past[0], key], dim=2)
             value = torch.cat([past[1], value], dim=2)
-        query = self._split(self.query(x))
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        out = out.transpose(1, 2)
-        if self.gate is not None:
-            out = out * torch.sigmoid(self.gate(x)).unsqueeze(-1)
-        return self.out(out.flatten(-2)), (key, value)
+        if newest:
+            query, gate = query[:, -newest:], gate[:, -newest:]
+        return self._attend(self._split(query), gate, (key, value), mask), (key, value)
+
+    def _attend(
+        self, query: Tensor, gate: Tensor, key_value: KeyValue, mask: Tensor | None
+    ) -> Tensor:
+        out = F.scaled_dot_product_attention(query, *key_value, attn_mask=mask).transpose(1, 2)
+        if self.sizes[1]:
+            out = out * torch.sigmoid(gate).unsqueeze(-1)
+        return self.out(out.flatten(-2))
 
     def _split(self, x: Tensor) -> Tensor:
-        batch, length, inner = x.shape  # not by einops: a control step comes here 50 times
-        return x.view(batch, length, self.heads, inner // self.heads).transpose(1, 2)
+        batch, length, _ = x.shape  # not by einops: a control step comes here 50 times
+        return x.reshape(batch, length, self.heads, self.dim_head).transpose(1, 2)
 
 
 class FeedForward(nn.Sequential):
@@ -130,8 +139,10 @@ class Block(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.attention = Attention(dim, heads, dim_head, gated)
-        self.cross = Attention(dim, heads, dim_head, gated) if cross else None
+        self.attention = Attention(dim, heads, dim_head, gated=gated)
+        self.cross: Attention | None = None
+        if cross:
+            self.cross = Attention(dim, heads, dim_head, gated=gated, context=dim)
         self.feed_forward = FeedForward(dim)
         self.dropout = nn.Dropout(dropout)
 
@@ -143,10 +154,16 @@ class Block(nn.Module):
         context_mask: Tensor | None = None,
     ) -> Tensor:
         """Transform x (B, L, D) under mask (L, L), looking at context (B, K, D)."""
-        x = x + self.dropout(self.attention(x, mask=mask))
+        x = x + self.dropout(self.attention.extend(x, None, mask)[0])
         if self.cross is not None and context is not None:
             x = x + self.dropout(self.cross(x, self.cross.project(context), context_mask))
         return x + self.dropout(self.feed_forward(x))
+
+    def newest(self, x: Tensor, count: int) -> Tensor:
+        """Transform the last `count` tokens of x (B, L, D), which may see all."""
+        read, _ = self.attention.extend(x, None, None, newest=count)
+        x = x[:, -count:] + read
+        return x + self.feed_forward(x)
 
     def begin(self, context: Tensor | None = None) -> KVCache:
         """Start a sequence that looks at context (B, K, D)."""
@@ -164,9 +181,9 @@ class Block(nn.Module):
             cache: Of the tokens before.
             mask: (L, K) over all K tokens so far; None when x may see all of them and itself.
         """
-        read, past = self.attention.extend(x, mask=mask, past=cache.past)
+        read, past = self.attention.extend(x, cache.past, mask)
         x = x + read
-        if self.cross is not None:
+        if self.cross is not None and cache.context is not None:
             x = x + self.cross(x, cache.context)
         return x + self.feed_forward(x), KVCache(past, cache.context)
 

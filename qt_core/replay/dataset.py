@@ -134,7 +134,7 @@ class ReplayMemoryDataset(Dataset[WindowBatch]):
         age = last[:, None] - begin[:, None] - offsets[:-1]
         # The row of the final observation holds zeros for its action.
         rows = start[:, None] + np.minimum(begin[:, None] + offsets, steps[:, None])
-        parts = [(number, shard == number) for number in np.unique(shard)]
+        parts = [(number, np.flatnonzero(shard == number)) for number in set(shard.tolist())]
 
         def read(arrays: Sequence[Any], out: NDArray[Any]) -> torch.Tensor:
             for number, chosen in parts:
@@ -142,7 +142,7 @@ class ReplayMemoryDataset(Dataset[WindowBatch]):
             return torch.from_numpy(out)
 
         def field(name: str, kind: type[np.generic], *shape: int) -> torch.Tensor:
-            return read([s[name] for s in self.folder.shards], np.empty(shape, kind))
+            return read([s[name] for s in self._shards], np.empty(shape, kind))
 
         batch, spec = len(index), self.spec
         shape = (batch, self.frames)
@@ -169,11 +169,13 @@ class ReplayMemoryDataset(Dataset[WindowBatch]):
         length: NDArray[np.int64],
     ) -> torch.Tensor:
         """Copy each window's images from the map to their place in the batch, once."""
-        stored = [s[f'images_{camera}'] for s in self.folder.shards]
+        stored = [s[f'images_{camera}'] for s in self._shards]
         images = np.empty((len(shard), self.frames + 1, *stored[0].shape[1:]), np.uint8)
-        for window, s, row, end in zip(images, shard, start, length + 1, strict=True):
-            window[:end] = stored[s][row : row + end]
-            window[end:] = window[end - 1]
+        spans = zip(shard.tolist(), start.tolist(), (length + 1).tolist(), strict=True)
+        for window, (number, row, end) in zip(images, spans, strict=True):
+            window[:end] = stored[number][row : row + end]
+            if end <= self.frames:
+                window[end:] = window[end - 1]
         return torch.from_numpy(images)
 
     def _state(self, state: torch.Tensor) -> torch.Tensor:
@@ -181,6 +183,18 @@ class ReplayMemoryDataset(Dataset[WindowBatch]):
         if contract is None:
             return state
         return torch.from_numpy(normalise_state(contract.state, state.numpy()))
+
+    @cached_property
+    def _shards(self) -> list[dict[str, NDArray[Any]]]:
+        """Plain arrays over the same memory maps: indexing a np.memmap is slow."""
+        return [
+            {name: array.view(np.ndarray) for name, array in shard.items()}
+            for shard in self.folder.shards
+        ]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the arrays out: a copy in another process opens the folder again."""
+        return {name: value for name, value in vars(self).items() if name != '_shards'}
 
     @cached_property
     def _returns(self) -> list[NDArray[np.float32]]:

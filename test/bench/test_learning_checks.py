@@ -159,7 +159,8 @@ def test_a_table_without_faults_passes(bench):
             ('bandit', 'no-conservative', 0.85),
             ('corridor', 'full', 1.0),
             ('corridor', 'cloning', 0.19),
-            ('corridor', 'no-monte-carlo', 0.5),
+            ('bandit', 'no-monte-carlo', 0.5),
+            ('corridor', 'no-monte-carlo', 1.0),
             ('failures', 'full', 0.96),
             ('failures', 'cloning', 0.9),  # no requirement there
         ],
@@ -175,7 +176,7 @@ def test_a_table_without_faults_passes(bench):
         ([('corridor', 'cloning', 0.20)], ['corridor, cloning']),
         ([('bandit', 'full', 1.0), ('bandit', 'no-conservative', 0.95)], ['bandit, no-conservat']),
         ([('bandit', 'full', 1.0), ('bandit', 'independent', 0.95)], ['bandit, independent']),
-        ([('corridor', 'full', 1.0), ('corridor', 'no-monte-carlo', 1.0)], ['corridor, no-monte']),
+        ([('bandit', 'full', 1.0), ('bandit', 'no-monte-carlo', 1.0)], ['bandit, no-monte']),
         ([('stitching', 'full', 1.0), ('stitching', 'no-bootstrap', 1.0)], ['stitching, no-boo']),
         ([('bandit', 'full', 0.5), ('corridor', 'full', 0.5)], ['bandit, full', 'corridor, full']),
     ],

@@ -40,7 +40,7 @@ def test_rotary_attention_sees_how_far_apart_pixels_are_and_not_where():
     for place in range(16):
         for other in range(16):
             turned = [
-                rotate(vector, layer.cosine[p], layer.sine[p])
+                rotate(vector[None], layer.cosine[p], layer.sine[p])[0]
                 for vector, p in ((query, place), (key, other))
             ]
             distance = (place // 4 - other // 4, place % 4 - other % 4)
@@ -73,14 +73,18 @@ def test_rotation_against_a_turn_of_one_pair_at_a_time(dtype):
 @torch.no_grad()
 def test_a_closed_gate_attends_to_nothing():
     torch.manual_seed(0)
-    layer = Attention(16, 2, 8, gated=True)
+    gated, plain = (Attention(16, 2, 8, gated=gated) for gated in (True, False))
     x = torch.randn(1, 3, 16)
-    layer.gate.bias.fill_(-1e4)
-    assert torch.equal(layer(x), torch.zeros_like(x))
-    layer.gate.bias.fill_(1e4)
-    open_ = layer(x)
-    layer.gate = None
-    assert torch.allclose(open_, layer(x))
+    gate = slice(16, 18)  # after the query
+    gated.inputs.weight[gate] = 0
+    gated.inputs.bias[:] = 0
+    gated.inputs.bias[gate] = -1e4
+    assert torch.equal(gated.extend(x, None, None)[0], torch.zeros_like(x))
+    gated.inputs.bias[gate] = 1e4
+    rows = [row for row in range(50) if row not in (16, 17)]
+    plain.inputs.weight.copy_(gated.inputs.weight[rows])
+    plain.out.weight.copy_(gated.out.weight)
+    assert torch.allclose(gated.extend(x, None, None)[0], plain.extend(x, None, None)[0])
 
 
 @torch.no_grad()
@@ -88,11 +92,8 @@ def test_attention_against_explicit_loops():
     torch.manual_seed(0)
     layer = Attention(6, 2, 4, gated=True)
     x = torch.randn(1, 3, 6)
-    mask = causal_mask(3, x.device)
-    out = layer(x, mask=mask)[0]
-    normed = layer.norm(x)[0]
-    query, (key, value) = layer.query(normed), layer.key_value(normed).chunk(2, -1)
-    gates = torch.sigmoid(layer.gate(normed))
+    out, _ = layer.extend(x, None, causal_mask(3, x.device))
+    query, gate, key, value = layer.inputs(layer.norm(x)[0]).split([8, 2, 8, 8], -1)
     for i in range(3):
         heads = []
         for h in range(2):
@@ -100,8 +101,8 @@ def test_attention_against_explicit_loops():
             scores = torch.stack([query[i, part] @ key[j, part] / 2 for j in range(i + 1)])
             weights = scores.softmax(0)
             read = sum(weights[j] * value[j, part] for j in range(i + 1))
-            heads.append(gates[i, h] * read)
-        assert torch.allclose(out[i], layer.out(torch.cat(heads)), atol=1e-6)
+            heads.append(torch.sigmoid(gate[i, h]) * read)
+        assert torch.allclose(out[0, i], layer.out(torch.cat(heads)), atol=1e-6)
 
 
 @torch.no_grad()

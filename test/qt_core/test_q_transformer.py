@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from qt_core.configuration import ConfigurationError
-from qt_core.models import QRoboticTransformer, QTransformerConfig
+from qt_core.models import Decoding, QRoboticTransformer, QTransformerConfig
+from qt_core.models.decoding import decode_actions
 from qt_core.spec import Camera, Spec
 from test.conftest import TINY_MODEL
 
@@ -183,6 +184,25 @@ def test_a_session_that_encodes_newest_frames_only_equals_full_passes(model, inp
         assert torch.allclose(values, expected, atol=1e-5)
         assert torch.equal(bins, expected.argmax(-1))
     assert encoded == [1] * steps
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('length', [0, 2])
+def test_a_draft_changes_how_long_decoding_takes_and_not_what_comes_out(model, inputs, length):
+    prefix = torch.tensor([[1, 3], [4, 0]])[:, :length] if length else None
+    tokens = model.encode(inputs['images'], inputs['state'], inputs['text'])
+    common = {'past': inputs['bins'][:, :-1], 'order': order_of(model), 'prefix': prefix}
+    bins, values = decode_actions(model, tokens, Decoding(), **common)
+    critic, readings = model.critics[0], []
+    read = critic.read
+    critic.read = lambda *a: readings.append(1) or read(*a)
+    for draft in (bins, torch.zeros_like(bins), (bins + 1) % A):
+        readings.clear()
+        again = decode_actions(model, tokens, Decoding(), draft=draft, **common)
+        assert torch.equal(again[0], bins)
+        assert torch.allclose(again[1], values, atol=1e-5)
+        assert 1 <= len(readings) <= N + 1
+        assert (len(readings) == 1) == torch.equal(draft, bins)
 
 
 @torch.no_grad()
