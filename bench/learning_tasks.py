@@ -224,14 +224,14 @@ class Corridor(Paths):
 class Stitching(Paths):
     """A wrong joint action ends in failure; no episode goes from a path's start to its goal.
 
-    Half of the episodes start at the beginning and are cut off in the middle, without reward; the
-    others start in the middle and get to the goal. Everywhere 60% of the actions are the same
-    wrong one.
+    Half of the episodes start before the middle and are cut off there, without reward; the others
+    start there or later and may get to the goal. Everywhere 60% of the actions are the same wrong
+    one.
     """
 
     name = 'stitching'
     title = 'stitching: two halves of 3 steps'
-    num_actions, action_bins = 4, 8
+    num_actions, action_bins = 3, 8
     paths, length = 8, 6
     places = 8 * 7
     learning: ClassVar = {
@@ -253,7 +253,8 @@ class Stitching(Paths):
             return (self.habit if self.random.random() < 0.6 else self.code)[place]
 
         for start in self.random.choice(self.first(), self.walks):
-            yield self.walk(int(start + half * self.random.integers(2)), choose, half)
+            offset = int(self.random.integers(self.length))
+            yield self.walk(int(start) + offset, choose, half - offset % half)
 
 
 class Failures(Paths):

@@ -3,30 +3,29 @@
 """Does the Q-Transformer apply to language models? A toy, against supervised fine-tuning.
 
 A language model writes token by token; a Q-Transformer chooses an action dimension by dimension.
-So an answer is one action: its tokens are the dimensions, the vocabulary is the bins, the prompt
-is the state, and the verdict on the whole answer is the reward. The value of a prefix is then how
-good an answer can still come of it.
+So an answer is one action: tokens are dimensions, the vocabulary is the bins, the prompt is the
+state, and the verdict on the whole answer is the reward. The value of a prefix is then how good
+an answer can still come of it.
 
 The task has one right answer, which is known: the letters of the prompt in order, then how far
-apart the first and the last are (as a letter), then the letter that the prompt began with. Most
+apart the first and the last are, as a letter, then the letter that the prompt began with. Most
 answers to learn from are wrong: many writers put the letters in reverse, the others slip. A judge
 says 1 or 0 of a whole answer, never where the mistake is. An exact judge approves right answers
-only; a lenient one lets the reverse order pass every other time. Answers, network, trainer and
-number of steps are the same for
+only; a lenient one lets the reverse order pass every other time. On the same answers, with the
+same network, trainer and number of steps:
 
-    fine-tuning             imitates all answers
+    fine-tuning             imitates all answers, so no judge plays a part
     filtered fine-tuning    imitates those that the judge approved
     Q-learning              learns from all of them by the judge's verdict
 
 What this shows: imitation follows what is frequent, also among what was approved; values follow
-what is approved most reliably. So what fools the judge now and then, and is frequent, fools
-filtered fine-tuning, and Q-learning less. Under an exact judge filtered fine-tuning has all it
-needs, and learns faster.
+what is approved most reliably. So what is frequent and passes now and then takes filtered
+fine-tuning in, and Q-learning less. Where the judge is exact, filtered fine-tuning has all that it
+needs and learns faster.
 
 What it does not show: anything about large models, real text, or learning from a model's own
 answers. There the prompt would be tokens too, the first dimensions of the action, which
-`get_optimal_actions(..., actions=prompt)` keeps; and a vocabulary of 50,000 needs the conservative
-term on a sample of it.
+`get_optimal_actions(..., actions=prompt)` keeps.
 """
 
 from __future__ import annotations
@@ -35,6 +34,7 @@ import argparse
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -46,25 +46,19 @@ from torch import Tensor
 from qt_core.learning.q_learner import QLearner
 from qt_core.learning.trainer import TrainConfig, Trainer
 from qt_core.models import QRoboticTransformer
-from qt_core.replay import (
-    ReplayEpisode,
-    ReplayFolder,
-    ReplayMemoryDataset,
-    ReplayWriter,
-    WindowBatch,
-)
+from qt_core.replay import ReplayEpisode, ReplayMemoryDataset, ReplayWriter, WindowBatch
 
-LETTERS = 'abcdefghijkl'
 JUDGES = {'exact': 0.0, 'lenient': 0.5}  # how often the reverse order passes for right
 METHODS = ('fine-tuning', 'filtered fine-tuning', 'Q-learning')
 BEAM = 4
+SIZES = {'frames': 1, 'dim': 64, 'depth': 1, 'decoder_depth': 1, 'heads': 4, 'dim_head': 16}
 
 Tokens = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Task:
-    """Prompts of `prompt` of the first `letters` letters; answers are two tokens longer."""
+    """Prompts of some of the first letters; answers are two tokens longer."""
 
     letters: int = 12
     prompt: int = 4
@@ -72,9 +66,8 @@ class Task:
     def prompts(self, random: np.random.Generator) -> tuple[Tokens, Tokens]:
         """Divide all prompts by chance into some to hold out and the others, each (n, P)."""
         every = np.indices((self.letters,) * self.prompt).reshape(self.prompt, -1).T
-        every = random.permutation(every)
         held_out = min(500, len(every) // 5)
-        return every[:held_out], every[held_out:]
+        return tuple(np.split(random.permutation(every), [held_out]))
 
     def right(self, prompts: Tokens) -> Tokens:
         """Give their only right answers (n, P + 2)."""
@@ -88,11 +81,11 @@ class Task:
         return answers
 
     def written(self, prompts: Tokens, random: np.random.Generator) -> Tokens:
-        """Answer as imperfect writers do: 70% in reverse, the others slip at 5% of the tokens."""
+        """Answer as the writers do: 70% in reverse, the others slip at 5% of the tokens."""
         right = self.right(prompts)
         slips = random.random(right.shape) < 0.05
         slipped = np.where(slips, random.integers(self.letters, size=right.shape), right)
-        return np.where(random.random((len(prompts), 1)) < 0.7, self.reverse(prompts), slipped)
+        return np.where(random.random((len(right), 1)) < 0.7, self.reverse(prompts), slipped)
 
     def states(self, prompts: Tokens) -> Tensor:
         """Give prompts as state vectors (n, S), one-hot."""
@@ -106,35 +99,9 @@ class Task:
             state_dim=self.prompt * self.letters,
             num_actions=self.prompt + 2,
             action_bins=self.letters,
-            frames=1,
             condition_on_text=False,
-            dim=64,
-            depth=1,
-            decoder_depth=1,
-            heads=4,
-            dim_head=16,
+            **SIZES,
         )
-
-
-def write_folder(
-    folder: Path, task: Task, prompts: Tokens, answers: Tokens, verdicts: NDArray[np.bool_]
-) -> ReplayFolder:
-    """Store each answer as an episode of one step."""
-    states = task.states(prompts).numpy()
-    with ReplayWriter(folder, task.network(0).config, embed=None) as writer:
-        for state, answer, verdict in zip(states, answers, verdicts, strict=True):
-            writer.add(
-                ReplayEpisode(
-                    images={},
-                    state=np.stack([state, state]),
-                    bins=answer[None],
-                    reward=np.array([verdict], np.float32),
-                    terminal=True,
-                    timeout=False,
-                    instruction='',
-                )
-            )
-    return ReplayFolder(folder)
 
 
 class FineTuning(Trainer):
@@ -147,12 +114,11 @@ class FineTuning(Trainer):
 
 
 @torch.no_grad()
-def most_likely(model: QRoboticTransformer, states: Tensor, beam: int) -> Tensor:
-    """Search answers of large likelihood; `get_optimal_actions` searches large values."""
-    tokens = model.encode({}, states[:, None], None)
+def most_likely(model: QRoboticTransformer, state: Tensor, beam: int) -> Tensor:
+    """Search answers of large likelihood, as `get_optimal_actions` searches large values."""
+    tokens = model.encode({}, state[:, None], None)
     length, letters = model.config.num_actions, model.config.action_bins
-    answers = torch.zeros(len(states), 1, 0, dtype=torch.long)
-    score = torch.zeros(len(states), 1)
+    answers, score = torch.zeros(len(state), 1, 0, dtype=torch.long), torch.zeros(len(state), 1)
     for place in range(length):
         count = answers.shape[1]
         known = F.pad(answers, (0, length - place)).flatten(0, 1)[:, None]
@@ -164,36 +130,16 @@ def most_likely(model: QRoboticTransformer, states: Tensor, beam: int) -> Tensor
     return answers[:, 0]
 
 
-def write(model: QRoboticTransformer, method: str, states: Tensor, beam: int) -> Tokens:
-    """Answer prompts greedily, or by beam search."""
-    if method == 'Q-learning':
-        return model.get_optimal_actions(None, state=states, beam=beam).numpy()
-    return most_likely(model, states, beam).numpy()
-
-
-def share_of(answers: Tokens, wanted: Tokens) -> float:
-    """Give the share of answers that are as wanted to the last token."""
-    return float((answers == wanted).all(-1).mean())
-
-
-def train(
-    method: str, folder: ReplayFolder, exact: bool, task: Task, steps: int, seed: int
-) -> QRoboticTransformer:
-    """Train a new network."""
-    network, out = task.network(seed), folder.folder.with_name('run')
-    how = {'num_train_steps': steps, 'warmup_steps': steps // 10, 'learning_rate': 3e-3}
-    how |= {'batch_size': 256, 'seed': seed, 'threads': 1}
-    kept = [
-        n for n, e in enumerate(folder.episodes) if e['return'] > 0 or 'filtered' not in method
-    ]
-    data = ReplayMemoryDataset(folder, condition_on_text=False, episodes=kept)
-    if method == 'Q-learning':
-        # Where the judge can be fooled, one verdict is no lower bound of an answer's worth.
-        values = {'monte_carlo': True} if exact else {'monte_carlo': False, 'n_step_actions': 2}
-        QLearner(network, dataset=data, checkpoint_folder=out, discount=1.0, **how, **values)()
-    else:
-        FineTuning(network, train=data, config=TrainConfig(**how), checkpoint_folder=out).run()
-    return network
+def write_folder(
+    folder: Path, network: QRoboticTransformer, states: Tensor, answers: Tokens, rewards: Tokens
+) -> ReplayMemoryDataset:
+    """Store each answer as an episode of one step."""
+    same = {'images': {}, 'terminal': True, 'timeout': False, 'instruction': ''}
+    states, rewards = states.numpy()[:, None].repeat(2, axis=1), rewards.astype(np.float32)
+    with ReplayWriter(folder, network.config, embed=None) as writer:
+        for state, answer, reward in zip(states, answers[:, None], rewards[:, None], strict=True):
+            writer.add(ReplayEpisode(state=state, bins=answer, reward=reward, **same))
+    return ReplayMemoryDataset(folder, condition_on_text=False)
 
 
 def main() -> None:
@@ -203,8 +149,10 @@ def main() -> None:
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--quick', action='store_true', help='a small task, the exact judge only')
     args = parser.parse_args()
-    task = Task(letters=8, prompt=3) if args.quick else Task()
-    steps = args.steps or (200 if args.quick else 1200)
+    task = Task(letters=6, prompt=3) if args.quick else Task()
+    steps = args.steps or (240 if args.quick else 1000)
+    how = {'num_train_steps': steps, 'batch_size': 128 if args.quick else 256}
+    how |= {'learning_rate': 3e-3, 'warmup_steps': steps // 10, 'seed': args.seed, 'threads': 1}
     random = np.random.default_rng(args.seed)
     held_out, seen = task.prompts(random)
     prompts = random.choice(seen, size=6000 if args.quick else 12000)
@@ -214,26 +162,38 @@ def main() -> None:
     print(f'{len(answers)} answers, {right.mean():.0%} right, {reverse.mean():.0%} in reverse.')
     print(f'{steps} steps; what is written to {len(held_out)} prompts that are not in the data:\n')
     print(f'judge    method                    right  beam of {BEAM}  reverse  seconds')
-    for judge, fooled in list(JUDGES.items())[: 1 if args.quick else None]:
-        verdicts = right | reverse & (random.random(len(answers)) < fooled)
-        shares = {}
-        for method in METHODS:
-            start = time.monotonic()
-            with tempfile.TemporaryDirectory() as folder:
-                replay = write_folder(Path(folder, 'replay'), task, prompts, answers, verdicts)
-                network = train(method, replay, fooled == 0, task, steps, args.seed)
+    shares: dict[str, float] = {}
+    for judge, passes in list(JUDGES.items())[: 1 if args.quick else None]:
+        approved = right | reverse & (random.random(len(answers)) < passes)
+        for method in METHODS if judge == 'exact' else METHODS[1:]:
+            kept = approved if method == 'filtered fine-tuning' else np.full(len(answers), True)
+            start, network = time.monotonic(), task.network(args.seed)
+            with tempfile.TemporaryDirectory() as out:
+                states, run = task.states(prompts[kept]), Path(out, 'run')
+                rewards, replay = approved[kept], Path(out, 'replay')
+                data = write_folder(replay, network, states, answers[kept], rewards)
+                if method == 'Q-learning':
+                    # One lucky verdict is no lower bound of what an answer is worth.
+                    more = {} if judge == 'exact' else {'monte_carlo': False, 'n_step_actions': 2}
+                    more |= how | {'discount': 1.0}
+                    QLearner(network, dataset=data, checkpoint_folder=run, **more).run()
+                    decode = partial(network.get_optimal_actions, None)
+                else:
+                    config = TrainConfig(**how)
+                    FineTuning(network, train=data, checkpoint_folder=run, config=config).run()
+                    decode = partial(most_likely, network)
             seconds = time.monotonic() - start
-            greedy, beam = (write(network, method, task.states(held_out), b) for b in (1, BEAM))
-            shares[method] = share_of(greedy, task.right(held_out))
-            print(
-                f'{judge:8} {method:23} {shares[method]:7.1%} '
-                f'{share_of(beam, task.right(held_out)):10.1%} '
-                f'{share_of(greedy, task.reverse(held_out)):8.1%} {seconds:8.0f}',
-                flush=True,
+            asked, wanted, back = (f(held_out) for f in (task.states, task.right, task.reverse))
+            greedy, beam = (decode(state=asked, beam=width).numpy() for width in (1, BEAM))
+            shares[method], searched, backwards = (
+                (written == of).all(-1).mean()
+                for written, of in ((greedy, wanted), (beam, wanted), (greedy, back))
             )
-        gained = {m: shares['Q-learning'] - shares[m] for m in METHODS[:2]}
-        print(f'{judge:8} Q-learning, in points: ', end='')
-        print(', '.join(f'{100 * gain:+.0f} on {m}' for m, gain in gained.items()), '\n')
+            row = f'{judge:8} {method:23} {shares[method]:7.1%} {searched:10.1%} {backwards:8.1%}'
+            print(f'{row} {seconds:8.0f}', flush=True)
+        ours = shares['Q-learning']
+        gains = [f'{100 * (ours - shares[m]):+.0f} points on {m}' for m in METHODS[:2]]
+        print(f'{judge:8} Q-learning: {", ".join(gains)}\n')
 
 
 if __name__ == '__main__':
