@@ -42,7 +42,8 @@ class QLearnerConfig(TrainConfig):
         num_timesteps: Steps of each window that are trained on, the newest; 0 for the dataset's.
         n_step: Rewards summed over time before a value takes over; at most num_timesteps.
         n_step_actions: Action dimensions looked ahead; see `autoregressive_targets`.
-        monte_carlo: Whether the return that was observed is a lower bound of every target.
+        monte_carlo: Whether the return that was observed is a lower bound of every target. Where
+            rewards are random that is optimistic: one lucky return raises all targets before it.
         conservative_weight: Weight of the conservative term against the TD term. The value of a
             bin that makes up a share p of the data tends to p / (p + weight·(1 - p) / (A - 1)) of
             its return: at A - 1, to p of it.

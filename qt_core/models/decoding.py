@@ -70,7 +70,8 @@ def decode_actions(
     """Choose the bins of the newest frame.
 
     Q(a_1..a_i) is the value of the best way to go on, so a beam keeps the prefixes of largest Q,
-    and the action is the one of largest Q at the last dimension.
+    and the action is the one of largest Q at the last dimension. A wide beam also finds what is
+    valued too highly because nobody ever did it: greedy, as in the paper, is often better.
 
     Args:
         model: Whose critics to ask; the smaller of two values counts.
