@@ -45,6 +45,8 @@ class CriticState:
 class Critic(nn.Module):
     """One Q-function over the tokens of frames."""
 
+    first_row: Tensor
+
     def __init__(self, config: QTransformerConfig) -> None:
         super().__init__()
         self.config = config
@@ -58,6 +60,8 @@ class Critic(nn.Module):
         self.decoder = self._stack(depth, cross=True)
         if config.head != 'single':
             told = dimensions if config.random_order else dimensions - 1
+            first_row = bins * torch.arange(dimensions)  # of each dimension's embeddings
+            self.register_buffer('first_row', first_row, persistent=False)
             self.start = nn.Parameter(0.5 * torch.randn(width))
             self.bin_embedding = nn.Parameter(0.5 * torch.randn(told, bins, width))
             self.dimension_position = nn.Parameter(0.5 * torch.randn(dimensions, width))
@@ -213,11 +217,9 @@ class Critic(nn.Module):
         batch, frames, known = bins.shape
         x = self.start.expand(batch, frames, 1, -1)
         if known > 1:
-            told = list(order[:-1])
-            first = self.config.action_bins * torch.tensor(told, device=bins.device)
-            x = torch.cat(
-                [x, F.embedding(bins[..., told] + first, self.bin_embedding.flatten(0, 1))], dim=2
-            )
+            told = order[:-1]
+            rows = _pick(bins, told, dim=2) + _pick(self.first_row, told)
+            x = torch.cat([x, F.embedding(rows, self.bin_embedding.flatten(0, 1))], dim=2)
         return x + _pick(self.dimension_position, order[: x.shape[2]])
 
     def _concatenated(
@@ -306,9 +308,9 @@ def _read(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.einsum('...nd,nda->...na', x, weight) + bias
 
 
-def _pick(rows: Tensor, chosen: Sequence[int]) -> Tensor:
+def _pick(rows: Tensor, chosen: Sequence[int], dim: int = 0) -> Tensor:
     """Give rows by number, without a copy where they follow each other."""
-    first, last = chosen[0], chosen[-1]
-    if list(chosen) == list(range(first, last + 1)):
-        return rows[first : last + 1]
-    return rows[list(chosen)]
+    first, count = chosen[0], len(chosen)
+    if list(chosen) == list(range(first, first + count)):
+        return rows.narrow(dim, first, count)
+    return rows.index_select(dim, torch.tensor(list(chosen), device=rows.device))

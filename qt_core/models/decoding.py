@@ -147,6 +147,7 @@ def _refine(
     """
     given = [] if prefix is None else list(order[: prefix.shape[1]])
     place = [list(order).index(dimension) for dimension in range(len(order))]
+    natural = place == list(range(len(place)))
     while True:
         if prefix is not None:
             bins = bins.clone()
@@ -155,7 +156,9 @@ def _refine(
             torch.stack([critic.read(state, bins, order) for critic, state in pairs])
             for pairs in (zip(model.critics, stream, strict=True) for stream in states)
         ]
-        values = model.values(_guide(logits, cond_scale)).amin(0)[:, place]
+        values = model.values(_guide(logits, cond_scale)).amin(0)
+        if not natural:
+            values = values[:, place]
         chosen = values.argmax(-1)
         if prefix is not None:
             chosen[:, given] = prefix

@@ -155,13 +155,11 @@ class FrameEncoder(nn.Module):
         batch, frames = first.shape[:2]
         condition, mask = self._condition(text)
         tokens = []
-        if condition is not None:
-            pooled = _pool(condition, mask)
-            per_frame = pooled.repeat_interleave(frames, dim=0)
-            whole = condition.repeat_interleave(frames, dim=0)
-            mask = None if mask is None else mask.repeat_interleave(frames, dim=0)
-        else:
-            pooled, per_frame, whole = None, None, None
+        pooled = None if condition is None else _pool(condition, mask)
+        per_frame, whole, mask = (
+            part if part is None or frames == 1 else part.repeat_interleave(frames, dim=0)
+            for part in (pooled, condition, mask)
+        )
         for camera in self.config.cameras:
             pixels = rearrange(images[camera.name], 'b f h w c -> (b f) h w c')
             pixels = pixels.to(self.token_position.dtype) / 127.5 - 1

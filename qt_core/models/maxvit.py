@@ -211,11 +211,11 @@ class AxisAttention(nn.Module):
         sizes = {'i': self.window, 'j': self.window}
         rows, columns = x.shape[1] // self.window, x.shape[2] // self.window
         tiles = rearrange(x, f'{self.map} -> (b x y) (i j) c', **sizes)
-        if torch.is_grad_enabled() or x.device.type != 'cpu':
+        parts = len(tiles) // TILES_IN_CACHE
+        if torch.is_grad_enabled() or x.device.type != 'cpu' or parts < 2:
             tiles = self._transform(tiles)
         else:  # a few tiles at a time stay in the processor's cache
-            parts = tiles.chunk(max(1, len(tiles) // TILES_IN_CACHE))
-            tiles = torch.cat([self._transform(few) for few in parts])
+            tiles = torch.cat([self._transform(few) for few in tiles.chunk(parts)])
         return rearrange(tiles, f'(b x y) (i j) c -> {self.map}', x=rows, y=columns, **sizes)
 
     def _transform(self, tiles: Tensor) -> Tensor:
