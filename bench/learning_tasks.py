@@ -100,9 +100,9 @@ class Bandit(Task):
     """
 
     name = 'bandit'
-    title = 'bandit: 8 dimensions of 8 bins, one step'
+    title = '8 dimensions of 8 bins, one step'
     num_actions, action_bins, places = 8, 8, 16
-    learning: ClassVar = {'num_train_steps': 700, 'conservative_weight': 1.0, 'batch_size': 128}
+    learning: ClassVar = {'num_train_steps': 500, 'conservative_weight': 1.0, 'batch_size': 128}
     samples = 6000
     pays = 0.4
 
@@ -195,7 +195,7 @@ class Corridor(Paths):
     """
 
     name = 'corridor'
-    title = 'corridor: 12 steps, random walks'
+    title = '12 steps, reward at the end, learned from random walks'
     num_actions, action_bins, places = 2, 3, 13
     paths, length, slack = 1, 12, 2
     learning: ClassVar = {
@@ -230,14 +230,14 @@ class Stitching(Paths):
     """
 
     name = 'stitching'
-    title = 'stitching: two halves of 3 steps'
+    title = 'two halves of 3 steps that no episode holds together'
     num_actions, action_bins = 3, 8
     paths, length = 8, 6
     places = 8 * 7
     learning: ClassVar = {
-        'num_train_steps': 800,
-        'conservative_weight': 0.3,
-        'discount': 0.8,
+        'num_train_steps': 600,
+        'conservative_weight': 0.1,
+        'discount': 0.9,
     }
     walks = 6000
 
@@ -265,7 +265,7 @@ class Failures(Paths):
     """
 
     name = 'failures'
-    title = 'failures: 90% of the episodes'
+    title = '90% of the episodes fail, most of them in the same way'
     num_actions, action_bins = 6, 8
     paths, length = 8, 3
     places = 8 * 4

@@ -134,28 +134,30 @@ class ReplayMemoryDataset(Dataset[WindowBatch]):
         age = last[:, None] - begin[:, None] - offsets[:-1]
         # The row of the final observation holds zeros for its action.
         rows = start[:, None] + np.minimum(begin[:, None] + offsets, steps[:, None])
-        parts = [(number, np.flatnonzero(shard == number)) for number in set(shard.tolist())]
+        parts = set(shard.tolist())
 
-        def read(arrays: Sequence[Any], out: NDArray[Any]) -> torch.Tensor:
-            for number, chosen in parts:
-                out[chosen] = arrays[number][rows[chosen, : out.shape[1]]]
+        def field(arrays: Sequence[NDArray[Any]], width: int, kind: type[Any]) -> torch.Tensor:
+            if len(parts) == 1:  # without a second copy
+                found = arrays[shard[0]].take(rows[:, :width], axis=0).astype(kind, copy=False)
+                return torch.from_numpy(found)
+            out = np.empty((*rows[:, :width].shape, *arrays[0].shape[1:]), kind)
+            for number in parts:
+                chosen = shard == number
+                out[chosen] = arrays[number].take(rows[chosen, :width], axis=0)
             return torch.from_numpy(out)
 
-        def field(name: str, kind: type[np.generic], *shape: int) -> torch.Tensor:
-            return read([s[name] for s in self._shards], np.empty(shape, kind))
-
-        batch, spec = len(index), self.spec
-        shape = (batch, self.frames)
+        batch, spec, frames = len(index), self.spec, self.frames
+        stored = self._fields
         return WindowBatch(
             images={c.name: self._frames(c.name, shard, rows[:, 0], length) for c in spec.cameras},
-            state=self._state(field('state', np.float32, batch, self.frames + 1, spec.state_dim))
+            state=self._state(field(stored['state'], frames + 1, np.float32))
             if spec.state_dim
-            else torch.zeros(batch, self.frames + 1, 0),
-            text=None if self._embeddings is None else self._embeddings[instruction],
-            bins=field('bins', np.int64, *shape, spec.num_actions),
-            reward=field('reward', np.float32, *shape),
-            terminal=field('terminal', np.bool_, *shape),
-            returns=read(self._returns, np.empty(shape, np.float32)),
+            else torch.zeros(batch, frames + 1, 0),
+            text=self._text(instruction),
+            bins=field(stored['bins'], frames, np.int64),
+            reward=field(stored['reward'], frames, np.float32),
+            terminal=field(stored['terminal'], frames, np.bool_),
+            returns=field(self._returns, frames, np.float32),
             valid=torch.from_numpy((age >= 0) & (age < self.num_timesteps)),
             length=torch.from_numpy(length),
             instruction=torch.from_numpy(instruction.copy()),
@@ -169,7 +171,7 @@ class ReplayMemoryDataset(Dataset[WindowBatch]):
         length: NDArray[np.int64],
     ) -> torch.Tensor:
         """Copy each window's images from the map to their place in the batch, once."""
-        stored = [s[f'images_{camera}'] for s in self._shards]
+        stored = self._fields[f'images_{camera}']
         images = np.empty((len(shard), self.frames + 1, *stored[0].shape[1:]), np.uint8)
         spans = zip(shard.tolist(), start.tolist(), (length + 1).tolist(), strict=True)
         for window, (number, row, end) in zip(images, spans, strict=True):
@@ -185,26 +187,24 @@ class ReplayMemoryDataset(Dataset[WindowBatch]):
         return torch.from_numpy(normalise_state(contract.state, state.numpy()))
 
     @cached_property
-    def _shards(self) -> list[dict[str, NDArray[Any]]]:
-        """Plain arrays over the same memory maps: indexing a np.memmap is slow."""
-        return [
-            {name: array.view(np.ndarray) for name, array in shard.items()}
-            for shard in self.folder.shards
-        ]
+    def _fields(self) -> dict[str, list[NDArray[Any]]]:
+        """Give each field's arrays, one per shard, as plain ones: a np.memmap is slow to index."""
+        shards = self.folder.shards
+        return {name: [s[name].view(np.ndarray) for s in shards] for name in shards[0]}
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the arrays out: a copy in another process opens the folder again."""
-        return {name: value for name, value in vars(self).items() if name != '_shards'}
+        return {name: value for name, value in vars(self).items() if name != '_fields'}
 
     @cached_property
     def _returns(self) -> list[NDArray[np.float32]]:
         return self.folder.returns_to_go(self.discount)
 
-    @cached_property
-    def _embeddings(self) -> torch.Tensor | None:
-        if not self.condition_on_text or self.folder.embeddings is None:
+    def _text(self, instruction: NDArray[np.int64]) -> torch.Tensor | None:
+        embeddings = self.folder.embeddings
+        if not self.condition_on_text or embeddings is None:
             return None
-        return torch.tensor(self.folder.embeddings)
+        return torch.from_numpy(embeddings.take(instruction, axis=0))
 
 
 def split_episodes(
