@@ -199,7 +199,7 @@ class Corridor(Paths):
     num_actions, action_bins, places = 2, 3, 13
     paths, length, slack = 1, 12, 2
     learning: ClassVar = {
-        'num_train_steps': 900,
+        'num_train_steps': 1500,
         'conservative_weight': 0.01,
         'discount': 0.9,
         'learning_rate': 3e-3,
@@ -235,7 +235,7 @@ class Stitching(Paths):
     paths, length = 8, 6
     places = 8 * 7
     learning: ClassVar = {
-        'num_train_steps': 600,
+        'num_train_steps': 700,
         'conservative_weight': 0.1,
         'discount': 0.9,
     }
