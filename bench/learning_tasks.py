@@ -136,7 +136,7 @@ class Paths(Task):
     """Places one after the other, on several paths; reward 1 at the end of each.
 
     Path p's place k is number p · (length + 1) + k; the last is its goal. At each place one joint
-    action, the code, goes on. A subclass says what the others do, by `after`.
+    action, the code, goes on, and any other ends the episode in failure.
     """
 
     paths: ClassVar[int]
@@ -157,9 +157,9 @@ class Paths(Task):
         """Give the steps from `place` to its goal."""
         return self.length - place % (self.length + 1)
 
-    @abc.abstractmethod
     def after(self, place: NDArray[np.int64], bins: Bins) -> NDArray[np.int64]:
         """Give the next places (B,); -1 for the end in failure."""
+        return np.where((bins == self.code[place]).all(-1), place + 1, -1)
 
     def success(self, act: Act) -> float:
         """Measure from how many places a policy reaches the goal in time."""
@@ -241,10 +241,6 @@ class Stitching(Paths):
     }
     walks = 6000
 
-    def after(self, place: NDArray[np.int64], bins: Bins) -> NDArray[np.int64]:
-        """Go on by the code, or fail."""
-        return np.where((bins == self.code[place]).all(-1), place + 1, -1)
-
     def episodes(self) -> Iterator[ReplayEpisode]:
         """Give first halves and second halves."""
         half = self.length // 2
@@ -275,10 +271,6 @@ class Failures(Paths):
         'discount': 0.8,
     }
     walks = 6000
-
-    def after(self, place: NDArray[np.int64], bins: Bins) -> NDArray[np.int64]:
-        """Go on by the code, or fail."""
-        return np.where((bins == self.code[place]).all(-1), place + 1, -1)
 
     def episodes(self) -> Iterator[ReplayEpisode]:
         """Give failures and successes as they come."""

@@ -48,8 +48,8 @@ class MaxViTConfig:
         gated: Scale what each head reads by a sigmoid, so that it can attend to nothing.
         use_layernorm: Normalise pixels over channels; False for the usual batch normalisation.
         activation_checkpointing: In training, keep only what matrix products and attention give,
-            and compute the rest again in the backward pass (Chen et al. 2016): takes a fifth less
-            memory at 224x224.
+            and compute the rest again in the backward pass (Chen et al. 2016). Saves memory with
+            large images; with small ones it costs more time than it is worth.
         dropout: Share of each attention's and feed-forward layer's output dropped in training.
         num_classes: Classes of a `MaxViT` used alone, as a classifier; a Q-Transformer has none.
     """

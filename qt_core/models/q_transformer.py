@@ -243,6 +243,10 @@ class QRoboticTransformer(nn.Module):
         past: Tensor | None = None,
         order: Sequence[int] | None = None,
     ) -> tuple[Tensor, Tensor]:
+        if order is not None and not self.config.random_order:
+            raise ValueError(
+                'an order of the dimensions needs a network trained with random_order'
+            )
         text = (
             self.embed_texts(texts) if text_embeds is None and texts is not None else text_embeds
         )
@@ -268,7 +272,8 @@ class QRoboticTransformer(nn.Module):
         given = dict(video or {})
         if sorted(given) != sorted(cameras):
             raise ValueError(f'video of {sorted(given)}, expected {sorted(cameras)}')
-        return {name: _pixels(frames.to(self.device)) for name, frames in given.items()}
+        most = self.config.frames
+        return {name: _pixels(frames.to(self.device), most) for name, frames in given.items()}
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json`, `model.safetensors` and a model card, as the Hugging Face hub has.
@@ -293,9 +298,11 @@ class QRoboticTransformer(nn.Module):
         return from_pretrained(name, revision=revision, local_files_only=local_files_only)
 
 
-def _pixels(frames: Tensor) -> Tensor:
+def _pixels(frames: Tensor, most: int) -> Tensor:
     if frames.dim() != 5:
         raise ValueError(f'video is {tuple(frames.shape)}, expected (B, C, F, H, W)')
+    if frames.shape[2] > most:
+        raise ValueError(f'video has {frames.shape[2]} frames, expected at most {most}')
     frames = rearrange(frames, 'b c f h w -> b f h w c')
     return frames if frames.dtype == torch.uint8 else (frames + 1) * 127.5
 

@@ -11,7 +11,7 @@ from qt_core.configuration import ConfigurationError
 from qt_core.models import Decoding, QRoboticTransformer, QTransformerConfig
 from qt_core.models.decoding import decode_actions
 from qt_core.spec import Camera, Spec
-from test.conftest import TINY_MODEL
+from test.conftest import TINY_MODEL, TINY_VIT
 
 B, F, N, A = 2, 3, 4, 5
 SPEC = Spec(
@@ -399,17 +399,13 @@ def test_a_temperature_draws_bins_in_proportion_to_exp_q():
 
 @torch.no_grad()
 def test_optimal_actions_are_optimal_in_training_mode_too():
-    model = build()
-    model.config.vit.__dict__['dropout'] = 0.5
+    model = build(dropout=0.5, vit=dataclasses.replace(TINY_VIT, dropout=0.5))
     inputs = inputs_of(model)
     expected, _ = choose(model, inputs)
     model.train()
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.5
+    assert not torch.allclose(q_of(model, inputs), q_of(model, inputs), atol=1e-3)
     assert all(torch.equal(choose(model, inputs)[0], expected) for _ in range(5))
     assert model.training
-    model.config.vit.__dict__['dropout'] = 0.0
 
 
 @torch.no_grad()
@@ -498,6 +494,17 @@ def test_video_is_the_same_as_floats_and_as_bytes():
     assert torch.allclose(as_bytes, as_floats, atol=1e-5)
     with pytest.raises(ValueError, match=r"video of \['left'\], expected \['front'\]"):
         model.get_optimal_actions({'left': video}, text_embeds=text)
+
+
+@torch.no_grad()
+def test_more_frames_than_the_model_looks_at_and_an_order_it_never_learned_are_refused():
+    model = build()
+    inputs = inputs_of(model)
+    longer = {name: torch.cat([f, f], dim=1) for name, f in inputs['images'].items()}
+    with pytest.raises(ValueError, match='6 frames, expected at most 3'):
+        choose(model, {**inputs, 'images': longer})
+    with pytest.raises(ValueError, match='trained with random_order'):
+        model.get_optimal_actions(None, order=ORDER)
 
 
 @torch.no_grad()
