@@ -82,6 +82,7 @@ class ReplayMemoryDataset(Dataset[WindowBatch]):
         self._table = np.array(rows, np.int64).reshape(-1, len(names))
         samples = np.maximum(1, self._table[:, 2] - num_timesteps + 1)
         self._first = np.concatenate([[0], np.cumsum(samples)])  # sample of each episode
+        self._offsets = np.arange(self.frames + 1)
 
     @property
     def spec(self) -> Spec:
@@ -123,17 +124,16 @@ class ReplayMemoryDataset(Dataset[WindowBatch]):
             IndexError: A number is not in 0..len - 1.
         """
         index = np.asarray(indices, np.int64)
-        if index.size and not 0 <= index.min() <= index.max() < len(self):
+        if index.size and index.view(np.uint64).max() >= len(self):  # -1 is large without a sign
             raise IndexError(f'samples {index.min()}..{index.max()} of {len(self)}')
-        episode = np.searchsorted(self._first, index, side='right') - 1
+        episode = self._first.searchsorted(index, side='right') - 1
         shard, start, steps, instruction = self._table[episode].T
         last = index - self._first[episode] + np.minimum(self.num_timesteps, steps) - 1
         begin = np.maximum(0, last - self.frames + 1)
         length = np.minimum(self.frames, steps - begin)
-        offsets = np.arange(self.frames + 1)
-        age = last[:, None] - begin[:, None] - offsets[:-1]
+        age = (last - begin)[:, None] - self._offsets[:-1]
         # The row of the final observation holds zeros for its action.
-        rows = start[:, None] + np.minimum(begin[:, None] + offsets, steps[:, None])
+        rows = np.minimum((start + begin)[:, None] + self._offsets, (start + steps)[:, None])
         parts = set(shard.tolist())
 
         def field(arrays: Sequence[NDArray[Any]], width: int, kind: type[Any]) -> torch.Tensor:
@@ -149,7 +149,10 @@ class ReplayMemoryDataset(Dataset[WindowBatch]):
         batch, spec, frames = len(index), self.spec, self.frames
         stored = self._fields
         return WindowBatch(
-            images={c.name: self._frames(c.name, shard, rows[:, 0], length) for c in spec.cameras},
+            images={
+                camera.name: field(stored[f'images_{camera.name}'], frames + 1, np.uint8)
+                for camera in spec.cameras
+            },
             state=self._state(field(stored['state'], frames + 1, np.float32))
             if spec.state_dim
             else torch.zeros(batch, frames + 1, 0),
@@ -158,27 +161,10 @@ class ReplayMemoryDataset(Dataset[WindowBatch]):
             reward=field(stored['reward'], frames, np.float32),
             terminal=field(stored['terminal'], frames, np.bool_),
             returns=field(self._returns, frames, np.float32),
-            valid=torch.from_numpy((age >= 0) & (age < self.num_timesteps)),
+            valid=torch.from_numpy(age.view(np.uint64) < self.num_timesteps),  # and >= 0
             length=torch.from_numpy(length),
             instruction=torch.from_numpy(instruction.copy()),
         )
-
-    def _frames(
-        self,
-        camera: str,
-        shard: NDArray[np.int64],
-        start: NDArray[np.int64],
-        length: NDArray[np.int64],
-    ) -> torch.Tensor:
-        """Copy each window's images from the map to their place in the batch, once."""
-        stored = self._fields[f'images_{camera}']
-        images = np.empty((len(shard), self.frames + 1, *stored[0].shape[1:]), np.uint8)
-        spans = zip(shard.tolist(), start.tolist(), (length + 1).tolist(), strict=True)
-        for window, (number, row, end) in zip(images, spans, strict=True):
-            window[:end] = stored[number][row : row + end]
-            if end <= self.frames:
-                window[end:] = window[end - 1]
-        return torch.from_numpy(images)
 
     def _state(self, state: torch.Tensor) -> torch.Tensor:
         contract = self.folder.contract
