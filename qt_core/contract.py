@@ -17,6 +17,7 @@ COMMAND_TYPES = ('joint_trajectory', 'multi_array', 'joint_state')
 ACTION_MODES = ('delta', 'absolute', 'velocity')
 COMPANDINGS = ('uniform', 'mu_law')
 IMAGE_TYPES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
+STAMPS = ('header', 'receive')
 MAX_IMAGE_SIDE = 4096
 MAX_BINS = 4096
 
@@ -36,6 +37,10 @@ class CameraContract:
         height: Rows of the policy's image, pixels.
         width: Columns of the policy's image, pixels.
         max_age: Seconds after which a frame is too old to act on.
+        rate: Rate at which the camera should publish, Hz; None for at least the control rate.
+        stamp: Which time a frame is of: that in its `header` where it is not zero, or the time it
+            was received (`receive`), for a camera whose clock is not the robot's.
+        depth_range: Distances that become black and white, m; None for a camera of colours.
     """
 
     name: str
@@ -44,6 +49,9 @@ class CameraContract:
     width: int
     max_age: float
     type: str = 'sensor_msgs/msg/Image'
+    rate: float | None = None
+    stamp: str = 'header'
+    depth_range: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +64,8 @@ class StateContract:
         low: Position that maps to -1 for the policy, rad or m.
         high: Position that maps to +1 for the policy, rad or m.
         max_age: Seconds after which a state is too old to act on.
+        rate: As of a camera.
+        stamp: As of a camera.
     """
 
     topic: str
@@ -63,6 +73,8 @@ class StateContract:
     low: tuple[float, ...]
     high: tuple[float, ...]
     max_age: float
+    rate: float | None = None
+    stamp: str = 'header'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +98,7 @@ class ActionContract:
         high: Value of the highest bin.
         companding: `uniform` bins, or `mu_law` ones that are finer around zero.
         terminate: Whether one more dimension says that the task is done.
+        stamp: As of a camera.
     """
 
     topic: str
@@ -97,6 +110,7 @@ class ActionContract:
     mode: str = 'delta'
     companding: str = 'uniform'
     terminate: bool = False
+    stamp: str = 'header'
 
     @property
     def dimensions(self) -> int:
@@ -251,10 +265,17 @@ def _validate(contract: RobotContract) -> None:
             )
         _require_positive(camera.max_age, f'{path}.max_age')
         _require_topic(camera.topic, f'{path}.topic')
+        _require_timing(camera, path)
+        if camera.depth_range is not None:
+            depth = camera.depth_range
+            fits = len(depth) == 2 and 0 <= depth[0] < depth[1] < math.inf
+            require(fits, f'{path}.depth_range', list(depth), 'two distances, near before far')
     _require_topic(state.topic, 'state.topic')
     _require_topic(contract.instruction.topic, 'instruction.topic')
     _require_topic(action.topic, 'action.topic')
     _require_positive(state.max_age, 'state.max_age')
+    _require_timing(state, 'state')
+    require(action.stamp in STAMPS, 'action.stamp', action.stamp, ' or '.join(STAMPS))
     period = f'more than one period, {1 / contract.rate:g} s'
     _require_positive(safety.watchdog, 'safety.watchdog')
     require(safety.watchdog > 1 / contract.rate, 'safety.watchdog', safety.watchdog, period)
@@ -293,6 +314,12 @@ def _validate(contract: RobotContract) -> None:
 
 def _require_positive(value: float, path: str) -> None:
     require(math.isfinite(value) and value > 0, path, value, 'a positive number')
+
+
+def _require_timing(stream: CameraContract | StateContract, path: str) -> None:
+    if stream.rate is not None:
+        _require_positive(stream.rate, f'{path}.rate')
+    require(stream.stamp in STAMPS, f'{path}.stamp', stream.stamp, ' or '.join(STAMPS))
 
 
 def _require_topic(topic: str, path: str) -> None:

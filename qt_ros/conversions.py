@@ -44,13 +44,19 @@ def set_stamp(stamp: Any, time: int) -> None:
     stamp.sec, stamp.nanosec = divmod(time, 1_000_000_000)
 
 
-def stream_time(message: Any, received: int) -> int:
-    """Give the time of a message, ns: its header stamp when that is not zero, else `received`."""
-    header = getattr(message, 'header', None)
+def stream_time(message: Any, received: int, stamp: str = 'header') -> int:
+    """Give the time of a message, ns: its header stamp when that is not zero, else `received`.
+
+    Args:
+        message: With or without a header.
+        received: When it came, ns.
+        stamp: `header`, or `receive` to leave the header alone; as contracts have it.
+    """
+    header = getattr(message, 'header', None) if stamp == 'header' else None
     return (nanoseconds(header.stamp) if header is not None else 0) or received
 
 
-def image_to_rgb(message: Any) -> NDArray[np.uint8]:
+def image_to_rgb(message: Any, *, depth_range: Sequence[float] | None = None) -> NDArray[np.uint8]:
     """Decode a sensor_msgs Image (8-bit encodings) or CompressedImage (jpeg, png).
 
     Returns:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from bisect import bisect_right, insort
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,53 @@ from numpy.typing import NDArray
 
 from qt_core.contract import RobotContract
 from qt_core.observation import Observation, form_observation
+from qt_ros.conversions import image_to_rgb, joint_positions, stream_time
 
 STATE = 'state'
 HISTORY = 2_000_000_000  # ns of messages kept per stream, whatever its rate
 JUMP = 100_000_000  # ns; a stamp this far behind the newest means that the clock was set back
 
 Lazy = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A topic that observations are made of.
+
+    Attributes:
+        name: A camera's name or `STATE`.
+        topic: Its relative name in the contract.
+        type: Message type.
+        stamp: Which time a message is of, as the contract has it.
+        decode: Message -> (H, W, 3) RGB, or joint name -> position.
+    """
+
+    name: str
+    topic: str
+    type: str
+    stamp: str
+    decode: Callable[[Any], Any]
+
+    def time(self, message: Any, received: int) -> int:
+        """Give the time a message is of, ns, when it was received at `received`."""
+        return stream_time(message, received, self.stamp)
+
+
+def observed_streams(contract: RobotContract) -> tuple[Stream, ...]:
+    """List the streams of a contract's observation, cameras first."""
+    cameras = [
+        Stream(
+            camera.name,
+            camera.topic,
+            camera.type,
+            camera.stamp,
+            partial(image_to_rgb, depth_range=camera.depth_range),
+        )
+        for camera in contract.cameras
+    ]
+    state = contract.state
+    joints = Stream(STATE, state.topic, 'sensor_msgs/msg/JointState', state.stamp, joint_positions)
+    return (*cameras, joints)
 
 
 @dataclass(frozen=True)

@@ -29,13 +29,7 @@ from trajectory_msgs.msg import JointTrajectoryPoint
 from qt_core.action_space import ActionSpace
 from qt_core.contract import RobotContract, require_same
 from qt_core.policies import Decision, Policy, load_policy
-from qt_ros.conversions import (
-    COMMAND_TYPES,
-    fill_command,
-    image_to_rgb,
-    joint_positions,
-    stream_time,
-)
+from qt_ros.conversions import COMMAND_TYPES, fill_command, joint_positions
 from qt_ros.nodes.node_support import (
     COMMAND,
     SENSOR,
@@ -46,7 +40,14 @@ from qt_ros.nodes.node_support import (
     subscribe_instruction,
 )
 from qt_ros.safety import SafetyFilter
-from qt_ros.streams import STATE, ObservationAssembler, Stale, Stamped
+from qt_ros.streams import (
+    STATE,
+    ObservationAssembler,
+    Stale,
+    Stamped,
+    Stream,
+    observed_streams,
+)
 
 PARAMETERS = (
     Parameter('checkpoint', '', 'Checkpoint folder.', read_only=False),
@@ -140,12 +141,12 @@ class PolicyNode(LifecycleNode):
                 self.safety.rearm()
                 self._publish_command(measured, 0)
 
-    def on_message(self, stream: str, decode: Any, message: Any) -> None:
+    def on_message(self, stream: Stream, message: Any) -> None:
         """Store a sensor message."""
-        stamp = stream_time(message, self._now())
+        time = stream.time(message, self._now())
         with self.lock:
-            self.assembler.push(stream, stamp, partial(decode, message))
-            if stream == STATE:
+            self.assembler.push(stream.name, time, partial(stream.decode, message))
+            if stream.name == STATE:
                 self.newest_state = message
             if self.trigger == 'observation':
                 self.due = True
@@ -269,17 +270,14 @@ class PolicyNode(LifecycleNode):
         group = ReentrantCallbackGroup()
         subscriptions = [
             subscribe(
-                message_class(camera.type),
-                camera.topic,
-                partial(self.on_message, camera.name, image_to_rgb),
+                message_class(stream.type),
+                stream.topic,
+                partial(self.on_message, stream),
                 SENSOR,
                 callback_group=group,
             )
-            for camera in self.contract.cameras
+            for stream in observed_streams(self.contract)
         ]
-        topic = self.contract.state.topic
-        state = partial(self.on_message, STATE, joint_positions)
-        subscriptions.append(subscribe(JointState, topic, state, SENSOR, callback_group=group))
         topic = self.contract.instruction.topic
         subscriptions += subscribe_instruction(self, topic, self.on_instruction)
         self.entities += [(self.destroy_subscription, s) for s in subscriptions]
