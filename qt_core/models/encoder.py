@@ -12,7 +12,8 @@ The token learner is Ryoo et al. 2021, used as in RT-1 (Brohan et al. 2022).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from qt_core.models.configuration import QTransformerConfig
 from qt_core.models.maxvit import MaxViT
+from qt_core.models.transformer import KeyValue
 
 
 def grid_position(rows: int, columns: int, width: int) -> Tensor:
@@ -61,12 +63,15 @@ class TokenLearner(nn.Module):
         self.project = nn.Linear(channels, width)
         self.position = nn.Parameter(grid_position(rows, columns, width).flatten(0, 1))
 
-    def forward(self, features: Tensor, text: Tensor | None) -> Tensor:
-        """Reduce features (B, H, W, C) to tokens (B, M, D) under text (B, E)."""
+    def queries(self, text: Tensor | None) -> Tensor:
+        """Give what to look for (B, M, C) under text (B, E); (1, M, C) without."""
+        text = self.position.new_ones(1, 1) if text is None else text
+        return rearrange(self.query(text), 'b (m c) -> b m c', m=self.tokens)
+
+    def forward(self, features: Tensor, query: Tensor) -> Tensor:
+        """Reduce features (B, H, W, C) to tokens (B, M, D) for `query` of `queries`."""
         rows, columns = features.shape[1:3]
         x = rearrange(self.norm(features), 'b h w c -> b (h w) c')
-        query = self.query(x.new_ones(1, 1) if text is None else text)
-        query = rearrange(query, 'b (m c) -> b m c', m=self.tokens)
         weights = (self.scale * query @ x.transpose(1, 2)).softmax(dim=-1)
         return weights @ (self.project(x) + self._position(rows, columns))
 
@@ -97,6 +102,41 @@ class StateEncoder(nn.Module):
         """Encode (..., S) as (..., D)."""
         angles = (state.unsqueeze(-1) * self.scale).flatten(-2)
         return self.layers(torch.cat([state, angles.sin(), angles.cos()], dim=-1))
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a sentence asks of the frame encoder, the same for every frame.
+
+    Attributes:
+        blocks: Of `MaxViT.condition`.
+        mask: (B, L) which of the sentence's tokens there are; None for a sentence embedding.
+        queries: Camera name to those of its token learner.
+        token: (B, D) the sentence itself; None without one.
+    """
+
+    blocks: Sequence[Tensor | KeyValue | None]
+    mask: Tensor | None
+    queries: Mapping[str, Tensor]
+    token: Tensor | None
+
+    def for_frames(self, frames: int) -> Condition:
+        """Repeat it for B x F single frames; the token stays."""
+        if frames == 1 or self.token is None:
+            return self
+
+        def repeated(asked: Tensor | KeyValue | None) -> Tensor | KeyValue | None:
+            if isinstance(asked, tuple):
+                key, value = asked
+                return key.repeat_interleave(frames, 0), value.repeat_interleave(frames, 0)
+            return None if asked is None else asked.repeat_interleave(frames, 0)
+
+        return Condition(
+            blocks=[repeated(asked) for asked in self.blocks],
+            mask=None if self.mask is None else self.mask.repeat_interleave(frames, 0),
+            queries={n: q.repeat_interleave(frames, 0) for n, q in self.queries.items()},
+            token=self.token,
+        )
 
 
 class FrameEncoder(nn.Module):
@@ -136,45 +176,59 @@ class FrameEncoder(nn.Module):
         self.token_position = nn.Parameter(0.5 * torch.randn(config.tokens, width))
 
     def forward(
-        self, images: Mapping[str, Tensor], state: Tensor | None, text: Tensor | None
+        self,
+        images: Mapping[str, Tensor],
+        state: Tensor | None,
+        text: Tensor | Condition | None,
     ) -> Tensor:
         """Encode frames; a frame's tokens do not depend on other frames.
-
-        In training, the sentence gives way to the null sentence with `cond_drop_prob`.
 
         Args:
             images: Camera name to (B, F, H, W, C) uint8.
             state: (B, F, S), or None where there is no state.
-            text: (B, E) sentence embedding, or (B, L, E) embeddings of its tokens with zeros
-                after the last; None where there is no sentence.
+            text: What `condition` takes, or what it gave.
 
         Returns:
             (B, F, M, D).
         """
         first = state if state is not None and not images else next(iter(images.values()))
         batch, frames = first.shape[:2]
-        condition, mask = self._condition(text)
+        condition = text if isinstance(text, Condition) else self.condition(text)
+        each = condition.for_frames(frames)
         tokens = []
-        pooled = None if condition is None else _pool(condition, mask)
-        per_frame, whole, mask = (
-            part if part is None or frames == 1 else part.repeat_interleave(frames, dim=0)
-            for part in (pooled, condition, mask)
-        )
         for camera in self.config.cameras:
             pixels = rearrange(images[camera.name], 'b f h w c -> (b f) h w c')
             pixels = pixels.to(self.token_position.dtype) / 127.5 - 1
-            if self.config.conditioning == 'cross_attention':
-                features = self.vit(pixels, whole, mask)  # type: ignore[misc]
-            else:
-                features = self.vit(pixels, per_frame)  # type: ignore[misc]
-            learned = self.token_learners[camera.name](features, per_frame)
+            features = self.vit.encode(pixels, each.blocks, each.mask)  # type: ignore[union-attr]
+            learned = self.token_learners[camera.name](features, each.queries[camera.name])
             tokens.append(rearrange(learned, '(b f) m d -> b f m d', b=batch))
         if self.state_encoder is not None:
             tokens.append(self.state_encoder(state).unsqueeze(2))
-        if self.text_encoder is not None:
-            sentence = self.text_encoder(pooled)[:, None, None]
-            tokens.append(sentence.expand(-1, frames, -1, -1))
+        if condition.token is not None:
+            tokens.append(condition.token[:, None, None].expand(-1, frames, -1, -1))
         return torch.cat(tokens, dim=2) + self.token_position
+
+    def condition(self, text: Tensor | None) -> Condition:
+        """Compute what a sentence asks, once for all frames.
+
+        In training, the sentence gives way to the null sentence with `cond_drop_prob`.
+
+        Args:
+            text: (B, E) sentence embedding, or (B, L, E) embeddings of its tokens with zeros
+                after the last; None where there is no sentence.
+        """
+        text, mask = self._normalised(text)
+        pooled = None if text is None else _pool(text, mask)
+        cross = self.config.conditioning == 'cross_attention'
+        return Condition(
+            blocks=[] if self.vit is None else self.vit.condition(text if cross else pooled),
+            mask=mask if cross else None,
+            queries={
+                camera.name: self.token_learners[camera.name].queries(pooled)  # type: ignore[operator]
+                for camera in self.config.cameras
+            },
+            token=None if self.text_encoder is None else self.text_encoder(pooled),
+        )
 
     def null(self, text: Tensor) -> Tensor:
         """Give the null sentence in the shape of `text`.
@@ -191,7 +245,7 @@ class FrameEncoder(nn.Module):
         first[:, 0] = row
         return first
 
-    def _condition(self, text: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    def _normalised(self, text: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """Normalise the sentence, and drop it now and then in training; give its mask too."""
         if not self.config.condition_on_text:
             return None, None

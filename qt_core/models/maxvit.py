@@ -10,6 +10,7 @@ frame. Feature maps are (B, H, W, C) throughout, so that a 1x1 convolution is a 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,7 +25,7 @@ from torch.utils.checkpoint import (
 )
 
 from qt_core.configuration import require
-from qt_core.models.transformer import Attention
+from qt_core.models.transformer import Attention, KeyValue
 from qt_core.spec import MAX_SIZE
 
 TILES_IN_CACHE = 8
@@ -124,9 +125,9 @@ class FiLM(nn.Module):
         super().__init__()
         self.project = nn.Linear(text, 2 * channels)
 
-    def forward(self, x: Tensor, text: Tensor) -> Tensor:
-        """Condition x (B, H, W, C) on text (B, E)."""
-        scale, shift = self.project(text)[:, None, None].chunk(2, dim=-1)
+    def forward(self, x: Tensor, film: Tensor) -> Tensor:
+        """Condition x (B, H, W, C) by `film` = `project(text)`, (B, 2C) of text (B, E)."""
+        scale, shift = film[:, None, None].chunk(2, dim=-1)
         return torch.addcmul(x + shift, x, scale)
 
 
@@ -161,11 +162,11 @@ class MBConv(nn.Module):
         self.project = nn.Linear(hidden, out)
         self.shortcut = nn.Identity() if channels == out else nn.Linear(channels, out, bias=False)
 
-    def forward(self, x: Tensor, text: Tensor | None) -> Tensor:
-        """Transform (B, H, W, C) into (B, H/stride, W/stride, out) under text (B, E)."""
+    def forward(self, x: Tensor, film: Tensor | None) -> Tensor:
+        """Transform (B, H, W, C) into (B, H/stride, W/stride, out) under what `film` asks."""
         hidden = _channels_first(self.depthwise, F.gelu(self.expand(self.norm(x))))
         if self.film is not None:
-            hidden = self.film(hidden, text)
+            hidden = self.film(hidden, film)
         hidden = F.gelu(hidden)
         gate = torch.sigmoid(self.excite(F.gelu(self.squeeze(hidden.mean((1, 2))))))
         out = self.project(hidden * gate[:, None, None])
@@ -254,13 +255,25 @@ class MaxViTBlock(nn.Module):
         self.block = AxisAttention(width, config, grid=False)
         self.grid = AxisAttention(width, config, grid=True)
 
-    def forward(self, x: Tensor, text: Tensor | None, mask: Tensor | None) -> Tensor:
-        """Transform (B, H, W, C) under text (B, E), or (B, L, E) with mask (B, L)."""
-        if self.cross is not None and text is not None:
+    def condition(self, text: Tensor | None) -> Tensor | KeyValue | None:
+        """Give what text (B, E) or (B, L, E) asks of this block, whatever the image."""
+        if text is None:
+            return None
+        if self.cross is not None:
+            return self.cross.project(text)
+        film = self.convolution.film
+        return None if film is None else film.project(text)
+
+    def forward(
+        self, x: Tensor, condition: Tensor | KeyValue | None, mask: Tensor | None
+    ) -> Tensor:
+        """Transform (B, H, W, C) under `condition`; mask (B, L) is of the text's tokens."""
+        if isinstance(condition, tuple):
             pixels = x.flatten(1, 2)
             attend = None if mask is None else mask[:, None, None]
-            x = (pixels + self.cross(pixels, self.cross.project(text), attend)).view_as(x)
-        return self.grid(self.block(self.convolution(x, text)))
+            x = (pixels + self.cross(pixels, condition, attend)).view_as(x)  # type: ignore[misc]
+            condition = None
+        return self.grid(self.block(self.convolution(x, condition)))
 
 
 class MaxViT(nn.Module):
@@ -298,13 +311,26 @@ class MaxViT(nn.Module):
         self, images: Tensor, text: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
         """Encode images (B, H, W, C) under text (B, E), or (B, L, E) with mask (B, L)."""
+        return self.encode(images, self.condition(text), mask)
+
+    def condition(self, text: Tensor | None) -> list[Tensor | KeyValue | None]:
+        """Give what text (B, E) or (B, L, E) asks of each block, whatever the image."""
+        return [block.condition(text) for block in self.blocks]  # type: ignore[operator]
+
+    def encode(
+        self,
+        images: Tensor,
+        conditions: Sequence[Tensor | KeyValue | None],
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Encode images (B, H, W, C) under the `conditions` of the blocks."""
         x = F.gelu(_channels_first(self.stem, images))
         recompute = self.config.activation_checkpointing and torch.is_grad_enabled()
-        for block in self.blocks:
+        for block, asked in zip(self.blocks, conditions, strict=True):
             if recompute:
-                x = checkpoint(block, x, text, mask, use_reentrant=False, context_fn=_KEEP_COSTLY)
+                x = checkpoint(block, x, asked, mask, use_reentrant=False, context_fn=_KEEP_COSTLY)
             else:
-                x = block(x, text, mask)
+                x = block(x, asked, mask)
         return x
 
     def classify(self, images: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from qt_core.instruction import SentenceEncoder
 from qt_core.models.configuration import QTransformerConfig
 from qt_core.models.critic import Critic
 from qt_core.models.decoding import Decoding, decode_actions
-from qt_core.models.encoder import FrameEncoder
+from qt_core.models.encoder import Condition, FrameEncoder
 
 if TYPE_CHECKING:
     from qt_core.models.session import Session
@@ -82,7 +82,10 @@ class QRoboticTransformer(nn.Module):
         return self.decode(self.encode(images, state, text), bins, order)
 
     def encode(
-        self, images: Mapping[str, Tensor], state: Tensor | None, text: Tensor | None
+        self,
+        images: Mapping[str, Tensor],
+        state: Tensor | None,
+        text: Tensor | Condition | None,
     ) -> Tensor:
         """Encode frames as (B, F, M, D); a frame's tokens do not depend on other frames."""
         return self.encoder(images, state, text)

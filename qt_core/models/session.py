@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 class Session:
     """One robot, or a batch of them, acting under one sentence each.
 
-    Only the newest frame is encoded at a step; the tokens of the frames before are kept. The
-    values are those of a full pass over the last `config.frames` frames.
+    Only the newest frame is encoded at a step; the tokens of the frames before are kept, and what
+    the sentence asks is computed once. The values are those of a full pass over the last
+    `config.frames` frames, with the weights that the model has when the session begins.
 
     Args:
         model: In evaluation mode.
@@ -45,9 +46,10 @@ class Session:
         self.how = Decoding(beam=beam, cond_scale=cond_scale)
         if texts is not None:
             text_embeds = model.embed_texts(texts)
-        self._text = text_embeds
         if text_embeds is not None and self.guided:
-            self._text = torch.cat([text_embeds, model.encoder.null(text_embeds)])
+            text_embeds = torch.cat([text_embeds, model.encoder.null(text_embeds)])
+        with torch.inference_mode():
+            self._condition = model.encoder.condition(text_embeds)
         self._tokens: deque[Tensor] = deque(maxlen=model.config.frames)
         self._bins: deque[Tensor] = deque(maxlen=model.config.frames - 1)
         self._draft: Tensor | None = None
@@ -78,7 +80,7 @@ class Session:
         """
         frames = {name: self._batch(image, 4) for name, image in (images or {}).items()}
         now = None if state is None else self._batch(state, 2)
-        self._tokens.append(self.model.encode(frames, now, self._text))
+        self._tokens.append(self.model.encode(frames, now, self._condition))
         tokens = self._tokens[-1] if len(self._tokens) == 1 else torch.cat(list(self._tokens), 1)
         guide = None
         if self.guided:

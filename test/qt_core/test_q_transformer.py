@@ -307,12 +307,12 @@ def test_the_sentence_is_dropped_in_training_only_and_as_often_as_asked():
     model = build(cond_drop_prob=0.25)
     text = torch.randn(4000, 8)
     model.train()
-    condition, _ = model.encoder._condition(text)
+    condition, _ = model.encoder._normalised(text)
     null = torch.nn.functional.layer_norm(model.encoder.null_text, (8,))
     dropped = torch.isclose(condition, null, atol=1e-6).all(-1).float().mean()
     assert 0.2 < dropped < 0.3
     model.eval()
-    condition, _ = model.encoder._condition(text)
+    condition, _ = model.encoder._normalised(text)
     assert not torch.isclose(condition, null, atol=1e-6).all(-1).any()
 
 
