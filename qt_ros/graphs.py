@@ -72,6 +72,10 @@ class Arguments:
     checkpoint: str | None = _argument(None, 'Checkpoint folder of the policy.')
     device: str | None = _argument(None, "torch device of the policy, such as 'cpu' or 'cuda'.")
     output: str | None = _argument(None, 'Folder that the recorder writes bags into.')
+    start_gate: str | None = _argument(
+        None, 'What an episode needs of each stream to begin.', ('rate', 'alive')
+    )
+    compression: str | None = _argument(None, 'Compression of the bags.', ('zstd', 'none'))
     lock_step: bool | None = _argument(None, 'Whether the simulator waits for each command.')
     seed: int | None = _argument(None, 'Episode that the simulator lays out first.')
     sentences: str | None = _argument(
@@ -264,7 +268,13 @@ def _policy_process(arguments: Arguments, **parameters: Value | None) -> Process
 
 
 def _recorder_process(arguments: Arguments) -> Process:
-    return _process(arguments, 'recorder', output=arguments.output)
+    return _process(
+        arguments,
+        'recorder',
+        output=arguments.output,
+        start_gate=arguments.start_gate,
+        compression=arguments.compression,
+    )
 
 
 def _params_file(arguments: Arguments) -> Path:
@@ -311,6 +321,9 @@ def _process(arguments: Arguments, name: str, **parameters: Value | None) -> Pro
     )
 
 
+# Between episodes the simulator stands still, which leaves no rate to wait for.
+STANDING_STILL = {'start_gate': 'alive'}
+
 GRAPHS: Mapping[str, Graph] = {
     'policy': Graph(
         summary='run a policy on a robot',
@@ -321,7 +334,7 @@ GRAPHS: Mapping[str, Graph] = {
     'record': Graph(
         summary='record episodes of a robot to bags',
         build=_record,
-        arguments=(*STANDARD, 'output'),
+        arguments=(*STANDARD, 'output', 'start_gate', 'compression'),
         defaults={'use_sim_time': False},
     ),
     'sim': Graph(
@@ -334,12 +347,12 @@ GRAPHS: Mapping[str, Graph] = {
         summary='run the shipped policy in the simulator and record it',
         build=_demo,
         arguments=(*STANDARD, 'device', 'output', 'lock_step', 'seed', 'sentences'),
-        defaults={'use_sim_time': True},
+        defaults={'use_sim_time': True, **STANDING_STILL},
     ),
     'collect': Graph(
         summary='record the scripted demonstrator in the simulator',
         build=_collect,
         arguments=(*STANDARD, 'output', 'lock_step', 'seed', 'sentences', 'noise'),
-        defaults={'use_sim_time': True, 'lock_step': True},
+        defaults={'use_sim_time': True, 'lock_step': True, **STANDING_STILL},
     ),
 }

@@ -186,6 +186,19 @@ class ObservationAssembler:
         }
         return form_observation(self.contract, images, chosen[STATE]())
 
+    def seen(self, now: int) -> Observation | Stale:
+        """Form what a policy acts on at `now` ns: the newest image, and the rest as of its time.
+
+        Every stream must be fresh at `now`; messages of a later time are left alone.
+        """
+        for stream, times in self._times.items():
+            index = bisect_right(times, now)
+            age = (now - times[index - 1]) / 1e9 if index else None
+            if age is None or age > self.max_age[stream]:
+                return Stale(stream, age)
+        images = self._times[self.reference]
+        return self.as_of(images[bisect_right(images, now) - 1])
+
     def settled(self, time: int) -> bool:
         """Whether messages still to come can no longer change `as_of(time)`.
 

@@ -3,12 +3,18 @@
 """Replay folders: recorded episodes as a learner wants them, memory-mapped."""
 
 from qt_core.replay.dataset import ReplayMemoryDataset, split_episodes
-from qt_core.replay.folder import ReplayError, ReplayFolder
+from qt_core.replay.episode import ReplayEpisode
+from qt_core.replay.folder import ReplayFolder
+from qt_core.replay.frames import FrameFile, Frames, JpegFrames
+from qt_core.replay.layout import ReplayError
 from qt_core.replay.sampler import WindowSampler
 from qt_core.replay.windows import WindowBatch
-from qt_core.replay.writer import ReplayEpisode, ReplayWriter
+from qt_core.replay.writer import ReplayWriter
 
 __all__ = [
+    'FrameFile',
+    'Frames',
+    'JpegFrames',
     'ReplayEpisode',
     'ReplayError',
     'ReplayFolder',

@@ -16,7 +16,9 @@ from torch.utils.data import Dataset
 
 from qt_core.configuration import require
 from qt_core.observation import normalise_state
-from qt_core.replay.folder import DEFAULT_FOLDER, ReplayError, ReplayFolder
+from qt_core.replay.folder import DEFAULT_FOLDER, ReplayFolder
+from qt_core.replay.frames import read_ahead
+from qt_core.replay.layout import ReplayError
 from qt_core.replay.windows import WindowBatch
 from qt_core.spec import Spec
 
@@ -126,24 +128,28 @@ class ReplayMemoryDataset(Dataset[WindowBatch]):
         index = np.asarray(indices, np.int64)
         if index.size and index.view(np.uint64).max() >= len(self):  # -1 is large without a sign
             raise IndexError(f'samples {index.min()}..{index.max()} of {len(self)}')
-        episode = self._first.searchsorted(index, side='right') - 1
-        shard, start, steps, instruction = self._table[episode].T
-        last = index - self._first[episode] + np.minimum(self.num_timesteps, steps) - 1
-        begin = np.maximum(0, last - self.frames + 1)
+        shard, start, steps, instruction, last, begin = self._locate(index)
         length = np.minimum(self.frames, steps - begin)
         age = (last - begin)[:, None] - self._offsets[:-1]
         # The row of the final observation holds zeros for its action.
         rows = np.minimum((start + begin)[:, None] + self._offsets, (start + steps)[:, None])
         parts = set(shard.tolist())
+        groups = []
+        if len(parts) > 1:
+            chosen = [(number, np.flatnonzero(shard == number)) for number in parts]
+            groups = [(number, samples, rows[samples]) for number, samples in chosen]
 
-        def field(arrays: Sequence[NDArray[Any]], width: int, kind: type[Any]) -> torch.Tensor:
+        def field(arrays: Sequence[Any], width: int, kind: type[Any]) -> torch.Tensor:
             if len(parts) == 1:  # without a second copy
                 found = arrays[shard[0]].take(rows[:, :width], axis=0).astype(kind, copy=False)
                 return torch.from_numpy(found)
             out = np.empty((*rows[:, :width].shape, *arrays[0].shape[1:]), kind)
-            for number in parts:
-                chosen = shard == number
-                out[chosen] = arrays[number].take(rows[chosen, :width], axis=0)
+            if kind is np.uint8 and isinstance(arrays[0], np.ndarray):  # images, copied once
+                for place, number in enumerate(shard.tolist()):
+                    arrays[number].take(rows[place, :width], 0, out[place], mode='clip')
+                return torch.from_numpy(out)
+            for number, samples, theirs in groups:
+                out[samples] = arrays[number].take(theirs[:, :width], axis=0)
             return torch.from_numpy(out)
 
         batch, spec, frames = len(index), self.spec, self.frames
@@ -166,6 +172,23 @@ class ReplayMemoryDataset(Dataset[WindowBatch]):
             instruction=torch.from_numpy(instruction.copy()),
         )
 
+    def _locate(self, index: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+        """Give shard, first row, steps and sentence of samples' episodes; last and first step."""
+        episode = self._first.searchsorted(index, side='right') - 1
+        shard, start, steps, instruction = self._table[episode].T
+        last = index - self._first[episode] + np.minimum(self.num_timesteps, steps) - 1
+        return shard, start, steps, instruction, last, np.maximum(0, last - self.frames + 1)
+
+    def read_ahead(self, indices: Sequence[int] | NDArray[np.int64]) -> None:
+        """Ask the system to read the raw frames of these samples from the disk, and don't wait."""
+        shard, start, steps, _, _, begin = self._locate(np.asarray(indices, np.int64))
+        stop = start + np.minimum(begin + self.frames, steps) + 1
+        places = [column.tolist() for column in (shard, start + begin, stop)]
+        for camera in self.spec.cameras:
+            name = f'images_{camera.name}'
+            for number, first, last in zip(*places, strict=True):
+                read_ahead(self.folder.shards[number][name], first, last)
+
     def _state(self, state: torch.Tensor) -> torch.Tensor:
         contract = self.folder.contract
         if contract is None:
@@ -173,10 +196,10 @@ class ReplayMemoryDataset(Dataset[WindowBatch]):
         return torch.from_numpy(normalise_state(contract.state, state.numpy()))
 
     @cached_property
-    def _fields(self) -> dict[str, list[NDArray[Any]]]:
+    def _fields(self) -> dict[str, list[Any]]:
         """Give each field's arrays, one per shard, as plain ones: a np.memmap is slow to index."""
         shards = self.folder.shards
-        return {name: [s[name].view(np.ndarray) for s in shards] for name in shards[0]}
+        return {name: [_plain(shard[name]) for shard in shards] for name in shards[0]}
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the arrays out: a copy in another process opens the folder again."""
@@ -191,6 +214,10 @@ class ReplayMemoryDataset(Dataset[WindowBatch]):
         if not self.condition_on_text or embeddings is None:
             return None
         return torch.from_numpy(embeddings.take(instruction, axis=0))
+
+
+def _plain(stored: Any) -> Any:
+    return stored.view(np.ndarray) if isinstance(stored, np.memmap) else stored
 
 
 def split_episodes(

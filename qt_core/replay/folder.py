@@ -4,80 +4,96 @@
 
 from __future__ import annotations
 
-import json
+import errno
+import math
+import os
+from copy import deepcopy
 from pathlib import Path
+from resource import RLIMIT_NOFILE, getrlimit, setrlimit
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qt_core.configuration import build
-from qt_core.contract import RobotContract
-from qt_core.spec import Spec
+from qt_core.replay.episode import ReplayEpisode
+from qt_core.replay.frames import Frames, JpegFrames
+from qt_core.replay.layout import (
+    EMBEDDINGS,
+    OUTCOMES,
+    QUALITY,
+    SHARD,
+    SHARDS,
+    Meta,
+    ReplayError,
+    complete_shards,
+    read_json,
+    row_fields,
+    shard_path,
+)
 
-FORMAT = 'qt-replay'
-VERSION = 1
 DEFAULT_FOLDER = './replay_memories_data'
 
 
-class ReplayError(ValueError):
-    """A replay folder that cannot be read or written, and why."""
-
-
 class ReplayFolder:
-    """A replay folder, memory-mapped.
+    """The complete shards of a replay folder, memory-mapped.
+
+    A folder may be opened while it is written: it shows what was complete at that moment.
 
     Attributes:
         contract: The contract of its episodes; None where they are of no robot.
         spec: Shapes of its observations and actions.
         episodes: One dict per episode: `shard`, `start` (row in the shard), `steps`, `return`,
-            `instruction`, `source`, `source_hash`.
-        instructions: The sentences.
+            `outcome`, `instruction`, `source`, `source_hash`.
+        instructions: The sentences of all shards.
         sentence_model: What embedded them, see `SentenceEncoder`; empty in a folder without
             sentences.
         embeddings: (len(instructions), E) float32; None in a folder without sentences.
-        shards: One dict of memory-mapped arrays per shard; see `qt_core.replay.writer`.
+        image_format: `raw` or `jpeg`.
+        jpeg_quality: Of images encoded for this folder.
+        shards: One dict per shard: field to memory-mapped array, or `JpegFrames`; see
+            `qt_core.replay.layout`. In `instruction` it has numbers of the shard's own table.
 
     Raises:
-        ReplayError: The folder is not a replay folder of this version, or is damaged.
+        ReplayError: The folder is not a replay folder of this version, is damaged, or has no
+            complete shard.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        try:
-            meta = json.loads((self.folder / 'meta.json').read_text(encoding='utf-8'))
-        except (OSError, ValueError) as error:
-            raise ReplayError(f'{folder}: not a replay folder (meta.json: {error})') from error
-        if not isinstance(meta, dict):
-            raise ReplayError(f'{folder}: not a replay folder (meta.json holds no object)')
-        if meta.get('format') != FORMAT or meta.get('version') != VERSION:
-            raise ReplayError(
-                f'{folder}: format {meta.get("format")!r} version {meta.get("version")!r}, '
-                f'expected {FORMAT!r} version {VERSION}'
-            )
-        try:
-            self.contract, self.spec = _shapes(meta, f'{folder}/meta.json')
-            self.episodes: list[dict[str, Any]] = meta['episodes']
-            self.instructions: list[str] = meta['instructions']
-            self.sentence_model = str(meta['sentence_model'])
-            rows = [int(shard['rows']) for shard in meta['shards']]
-        except (KeyError, TypeError, ValueError) as error:
-            raise ReplayError(f'{folder}: damaged meta.json ({error})') from error
-        self.embeddings: NDArray[np.float32] | None = None
-        if self.sentence_model:
-            shape = (len(self.instructions), None)
-            self.embeddings = self._map('embeddings.npy', np.float32, shape)
-        fields = row_fields(self.spec, in_units=self.contract is not None)
-        self.shards = [
-            {
-                name: self._map(f'shards/{index:06d}/{name}.npy', kind, (count, *shape))
-                for name, (kind, shape) in fields.items()
-            }
-            for index, count in enumerate(rows)
-        ]
-        for index, episode in enumerate(self.episodes):
-            if not _fits(episode, rows, len(self.instructions)):
-                raise ReplayError(f'{folder}: damaged meta.json (episodes[{index}])')
+        self.meta = Meta.load(self.folder)
+        self.contract, self.spec = self.meta.contract, self.meta.spec
+        self.sentence_model = self.meta.sentence_model
+        self.image_format, self.jpeg_quality = self.meta.image_format, self.meta.jpeg_quality
+        self.episodes: list[dict[str, Any]] = []
+        self.shards: list[dict[str, Any]] = []
+        self._first: list[int] = []  # number of each shard's first episode
+        self._quality: tuple[int, list[dict[str, Any] | None]] | None = None  # the shard read last
+        table: dict[str, int] = {}
+        embeddings: list[NDArray[np.float32]] = []
+        count = complete_shards(self.folder)
+        _allow_files(count * (len(row_fields(self.spec, in_units=True)) + len(self.spec.cameras)))
+        for index in range(count):
+            rows, sentences, episodes = self._record(index)
+            vectors = self._embeddings(index, len(sentences))
+            if vectors is not None and embeddings and len(vectors[0]) != len(embeddings[0]):
+                raise ReplayError(
+                    f'{self.folder}: {_name(index, EMBEDDINGS)} is {vectors.shape}, '
+                    f'expected (*, {len(embeddings[0])})'
+                )
+            numbers = []
+            for place, sentence in enumerate(sentences):
+                if sentence not in table and vectors is not None:
+                    embeddings.append(vectors[place])
+                numbers.append(table.setdefault(sentence, len(table)))
+            self._first.append(len(self.episodes))
+            self.episodes += [
+                {**e, 'shard': index, 'instruction': numbers[e['instruction']]} for e in episodes
+            ]
+            self.shards.append(self._arrays(index, rows))
+        if not self.shards:
+            raise ReplayError(f'{self.folder}: no complete shard yet')
+        self.instructions = list(table)
+        self.embeddings = np.stack(embeddings) if embeddings else None
 
     def __reduce__(self) -> tuple[type[ReplayFolder], tuple[Path]]:
         """Pickle as the path: a worker process maps the arrays again, and copies none."""
@@ -93,6 +109,44 @@ class ReplayFolder:
         """Number of episodes with a positive return."""
         return sum(episode['return'] > 0 for episode in self.episodes)
 
+    def episode(self, number: int) -> ReplayEpisode:
+        """Give one episode; its arrays are views, and its images are read when asked for."""
+        entry = self.episodes[number]
+        shard, start, steps = self.shards[entry['shard']], entry['start'], entry['steps']
+        rows, actions = slice(start, start + steps + 1), slice(start, start + steps)
+        images: dict[str, Frames] = {}
+        for camera in self.spec.cameras:
+            stored = shard[f'images_{camera.name}']
+            coded = isinstance(stored, JpegFrames)
+            images[camera.name] = stored.part(rows.start, rows.stop) if coded else stored[rows]
+        return ReplayEpisode(
+            images=images,
+            state=shard['state'][rows]
+            if self.spec.state_dim
+            else np.zeros((steps + 1, 0), np.float32),
+            action=shard['action'][actions] if self.contract is not None else None,
+            bins=shard['bins'][actions],
+            reward=shard['reward'][actions],
+            terminal=bool(shard['terminal'][start + steps - 1]),
+            timeout=bool(shard['timeout'][start + steps - 1]),
+            instruction=self.instructions[entry['instruction']],
+            source=entry['source'],
+            source_hash=entry['source_hash'],
+            outcome=entry['outcome'],
+            quality=self.quality(number),
+        )
+
+    def quality(self, number: int) -> dict[str, Any] | None:
+        """Give what was measured of the recording of one episode; None where nothing was.
+
+        Raises:
+            ReplayError: The file it is in is damaged.
+        """
+        shard = self.episodes[number]['shard']
+        if self._quality is None or self._quality[0] != shard:
+            self._quality = shard, self._qualities(shard)
+        return deepcopy(self._quality[1][number - self._first[shard]])
+
     def returns_to_go(self, discount: float) -> list[NDArray[np.float32]]:
         """Compute G_t = r_t + γ G_{t+1} within each episode, per shard and row."""
         returns = [np.zeros(len(shard['reward']), np.float32) for shard in self.shards]
@@ -105,60 +159,138 @@ class ReplayFolder:
             returns[shard][start : start + len(reward)] = reward
         return returns
 
+    def _record(self, index: int) -> tuple[int, list[str], list[dict[str, Any]]]:
+        """Read rows, sentences and episodes of a shard."""
+        where = f'{self.folder}: damaged {_name(index, SHARD)}'
+        try:
+            content = read_json(shard_path(self.folder, index) / SHARD)
+        except ReplayError as error:
+            raise ReplayError(f'{where} ({error})') from error
+        try:
+            rows, sentences = content['rows'], content['instructions']
+            episodes = content['episodes']
+            if not isinstance(episodes, list) or not isinstance(sentences, list):
+                raise ReplayError(f'{where} (no lists of episodes and instructions)')
+            if not all(isinstance(sentence, str) for sentence in sentences):
+                raise ReplayError(f'{where} (instructions)')
+        except (KeyError, TypeError, IndexError) as error:
+            raise ReplayError(f'{where} ({error})') from error
+        end = 0
+        for number, episode in enumerate(episodes):
+            if not _fits(episode, end, len(sentences)):
+                raise ReplayError(f'{where} (episodes[{number}])')
+            end += episode['steps'] + 1
+        if end == 0 or type(rows) is not int or end != rows:
+            raise ReplayError(f'{where} ({rows!r} rows, episodes of {end})')
+        return rows, sentences, episodes
+
+    def _qualities(self, index: int) -> list[dict[str, Any] | None]:
+        where = f'{self.folder}: damaged {_name(index, QUALITY)}'
+        try:
+            found = read_json(shard_path(self.folder, index) / QUALITY)
+        except ReplayError as error:
+            raise ReplayError(f'{where} ({error})') from error
+        count = sum(episode['shard'] == index for episode in self.episodes)
+        fits = isinstance(found, list) and len(found) == count
+        if not fits or not all(item is None or isinstance(item, dict) for item in found):
+            raise ReplayError(f'{where} (not one entry per episode)')
+        return found
+
+    def _arrays(self, index: int, rows: int) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        fields = row_fields(self.spec, in_units=self.contract is not None)
+        for name, (kind, shape) in fields.items():
+            if self.image_format == 'raw' or not name.startswith('images_'):
+                found[name] = self._map(_name(index, f'{name}.npy'), kind, (rows, *shape))
+                continue
+            ends = self._map(_name(index, f'{name}.ends.npy'), np.int64, (rows,))
+            path = _name(index, f'{name}.jpegs')
+            try:
+                data = np.memmap(self.folder / path, np.uint8, 'r').view(np.ndarray)
+                height, width, channels = shape
+                found[name] = JpegFrames(data, ends.view(np.ndarray), (height, width, channels))
+            except (OSError, ValueError) as error:
+                raise ReplayError(
+                    f'{self.folder}: {path} cannot be read ({error}){_hint(error)}'
+                ) from error
+        return found
+
+    def _embeddings(self, index: int, count: int) -> NDArray[np.float32] | None:
+        if not self.sentence_model:
+            return None
+        found = self._map(_name(index, EMBEDDINGS), np.float32, (count, None))
+        return np.array(found)
+
     def _map(
         self, name: str, kind: type[np.generic], shape: tuple[int | None, ...]
     ) -> NDArray[Any]:
+        """Map an array, once its header and the size of its file are as expected."""
+        path = self.folder / name
         try:
-            array = np.load(self.folder / name, mmap_mode='r', allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise ReplayError(f'{self.folder}: {name} cannot be read ({error})') from error
-        fits = len(array.shape) == len(shape) and all(
-            wanted in (None, got) for got, wanted in zip(array.shape, shape, strict=True)
+            with path.open('rb') as file:
+                version = np.lib.format.read_magic(file)
+                if version != (1, 0):
+                    raise ValueError(f'.npy version {version}')
+                got, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+                offset, size = file.tell(), os.fstat(file.fileno()).st_size
+        except Exception as error:  # of a damaged header, numpy's parser raises nearly anything
+            line = ' '.join(str(error).split())
+            raise ReplayError(
+                f'{self.folder}: {name} cannot be read ({line}){_hint(error)}'
+            ) from error
+        fits = len(got) == len(shape) and all(
+            wanted in (None, found) for found, wanted in zip(got, shape, strict=True)
         )
         if not fits:
             wanted = str(shape).replace('None', '*')
-            raise ReplayError(f'{self.folder}: {name} is {array.shape}, expected {wanted}')
-        if array.dtype != kind:
-            raise ReplayError(f'{self.folder}: {name} is {array.dtype}, expected {np.dtype(kind)}')
-        return array
+            raise ReplayError(f'{self.folder}: {name} is {got}, expected {wanted}')
+        if dtype != kind:
+            raise ReplayError(f'{self.folder}: {name} is {dtype}, expected {np.dtype(kind)}')
+        bytes_expected = offset + math.prod(got) * dtype.itemsize
+        if size != bytes_expected or fortran or 0 in got:
+            raise ReplayError(
+                f'{self.folder}: {name} cannot be read ({size} bytes, expected {bytes_expected})'
+            )
+        try:
+            return np.memmap(path, dtype, 'r', offset, got)
+        except (OSError, ValueError) as error:
+            raise ReplayError(
+                f'{self.folder}: {name} cannot be mapped ({error}){_hint(error)}'
+            ) from error
 
 
-def row_fields(
-    spec: Spec, *, in_units: bool
-) -> dict[str, tuple[type[np.generic], tuple[int, ...]]]:
-    """Give the arrays of a shard: name to number format and shape of one row.
-
-    Args:
-        spec: Shapes of observations and actions.
-        in_units: Whether actions have units, and so values beside their bins.
-    """
-    actions = (spec.num_actions,)
-    return {
-        **{
-            f'images_{camera.name}': (np.uint8, (camera.height, camera.width, camera.channels))
-            for camera in spec.cameras
-        },
-        **({'state': (np.float32, (spec.state_dim,))} if spec.state_dim else {}),
-        **({'action': (np.float32, actions)} if in_units else {}),
-        'bins': (np.int16, actions),
-        'reward': (np.float32, ()),
-        'terminal': (np.bool_, ()),
-        'timeout': (np.bool_, ()),
-        'instruction': (np.int32, ()),
-    }
+def _allow_files(count: int) -> None:
+    """Let this process keep `count` more files open, as far as it may: a mapped one stays open."""
+    soft, hard = getrlimit(RLIMIT_NOFILE)
+    if count > soft // 4:
+        setrlimit(RLIMIT_NOFILE, (hard, hard))
 
 
-def _shapes(meta: dict[str, Any], source: str) -> tuple[RobotContract | None, Spec]:
-    if meta['contract'] is None:
-        return None, build(Spec, meta['spec'], 'spec')
-    contract = RobotContract.from_text(meta['contract'], source)
-    return contract, Spec.of(contract)
+def _hint(error: Exception) -> str:
+    if getattr(error, 'errno', None) != errno.EMFILE:
+        return ''
+    return '; allow this process more (ulimit -n)'
 
 
-def _fits(episode: Any, rows: list[int], instructions: int) -> bool:
+def _name(index: int, name: str) -> str:
+    return f'{SHARDS}/{index:06d}/{name}'
+
+
+def _fits(episode: Any, start: int, instructions: int) -> bool:
+    """Whether an entry of shard.json is one, and follows the one before, which ends at `start`."""
     try:
-        shard, start, steps = episode['shard'], episode['start'], episode['steps']
-        inside = 0 <= shard < len(rows) and start >= 0 < steps and start + steps < rows[shard]
-        return bool(inside and 0 <= episode['instruction'] < instructions)
+        numbers = [episode[name] for name in ('start', 'steps', 'instruction')]
+        texts = [episode[name] for name in ('source', 'source_hash', 'outcome')]
+        result = episode['return']
     except (KeyError, TypeError):
         return False
+    return (
+        all(type(number) is int for number in numbers)
+        and all(isinstance(text, str) for text in texts)
+        and type(result) is float
+        and math.isfinite(result)
+        and numbers[0] == start
+        and numbers[1] >= 1
+        and 0 <= numbers[2] < instructions
+        and texts[2] in OUTCOMES
+    )

@@ -4,12 +4,16 @@
 
 from __future__ import annotations
 
+from resource import RUSAGE_SELF, getrusage
+
 import numpy as np
 from numpy.typing import NDArray
 
 from qt_core.replay.dataset import ReplayMemoryDataset
-from qt_core.replay.folder import ReplayError
+from qt_core.replay.layout import ReplayError
 from qt_core.replay.windows import WindowBatch
+
+READS_AHEAD = 100  # batches after one that had to wait for the disk
 
 
 class WindowSampler:
@@ -36,6 +40,8 @@ class WindowSampler:
                 f'steps, fewer than one batch of {batch_size}'
             )
         self._epoch = -1
+        self._last = -1
+        self._reads_ahead = 0
         self._order: NDArray[np.int64] = np.empty(0, np.int64)
 
     @property
@@ -44,10 +50,24 @@ class WindowSampler:
         return len(self.dataset) // self.batch_size
 
     def batch(self, index: int) -> WindowBatch:
-        """Give batch number `index` >= 0."""
+        """Give batch number `index` >= 0.
+
+        While batches come from the disk, it reads the next one too, as far as can be told from
+        the batch before, during the time that is spent on this one.
+        """
         epoch, position = divmod(index, self.batches_per_epoch)
         if epoch != self._epoch:
             random = np.random.default_rng([self.seed, epoch])
             self._order, self._epoch = random.permutation(len(self.dataset)), epoch
-        start = position * self.batch_size
-        return self.dataset.gather(self._order[start : start + self.batch_size])
+        following = position + max(1, index - self._last)
+        self._last = index
+        if self._reads_ahead and following < self.batches_per_epoch:
+            self.dataset.read_ahead(self._samples(following))
+        reads = getrusage(RUSAGE_SELF).ru_majflt
+        batch = self.dataset.gather(self._samples(position))
+        waited = getrusage(RUSAGE_SELF).ru_majflt > reads
+        self._reads_ahead = READS_AHEAD if waited else max(0, self._reads_ahead - 1)
+        return batch
+
+    def _samples(self, position: int) -> NDArray[np.int64]:
+        return self._order[position * self.batch_size : (position + 1) * self.batch_size]

@@ -4,81 +4,69 @@
 
 from __future__ import annotations
 
-import json
+import fcntl
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from types import MappingProxyType, TracebackType
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qt_core.configuration import plain
 from qt_core.contract import RobotContract
 from qt_core.instruction import BUNDLED_MODEL
-from qt_core.observation import Observation
-from qt_core.replay.folder import FORMAT, VERSION, ReplayError, row_fields
+from qt_core.replay.episode import ReplayEpisode, check_episode
+from qt_core.replay.folder import ReplayFolder
+from qt_core.replay.layout import (
+    LOCK,
+    META,
+    PARTIAL,
+    SHARDS,
+    STAGING,
+    Meta,
+    ReplayError,
+    complete_shards,
+    shard_path,
+    sync,
+)
+from qt_core.replay.shard import OpenShard
 from qt_core.spec import Spec
 
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReplayEpisode:
-    """One episode of T actions between T + 1 observations.
-
-    Attributes:
-        images: Camera name to (T+1, H, W, C) uint8; RGB under a contract.
-        state: (T+1, S) float32; S may be 0.
-        action: (T, N) float32, in the contract's units; None where there is no contract.
-        bins: (T, N) bins of `action`.
-        reward: (T,) float32, reward of each action.
-        terminal: The task ended with the last action, in success or failure.
-        timeout: The episode was cut off after the last action.
-        instruction: The sentence; empty for none.
-        source: Where the episode came from, such as a bag's name.
-        source_hash: Hash of that source's content.
-    """
-
-    images: Mapping[str, NDArray[np.uint8]]
-    state: NDArray[np.float32]
-    action: NDArray[np.float32] | None = None
-    bins: NDArray[np.int64]
-    reward: NDArray[np.float32]
-    terminal: bool
-    timeout: bool
-    instruction: str
-    source: str = ''
-    source_hash: str = ''
-
-    def observations(self) -> list[Observation]:
-        """Give the T + 1 observations."""
-        return [
-            Observation({name: frames[t] for name, frames in self.images.items()}, self.state[t])
-            for t in range(len(self.state))
-        ]
-
-
 class ReplayWriter:
-    """Writes a new replay folder; used as a context manager.
+    """Writes a replay folder, or appends to one; used as a context manager.
 
-    Everything is written to `<folder>.partial`, which becomes `folder` on `close`; an exception in
-    between leaves nothing behind.
+        add ─▶ NNNNNN.partial ─▶ at `shard_steps`, or on close: NNNNNN, which readers see
+
+    One process writes at a time. On an exception, and when the process is killed, the complete
+    shards stay and the open one is lost; a folder that this writer created, and that has no
+    complete shard, is removed. The same episodes in the same order give the same bytes.
 
     Args:
-        folder: Must not exist, or be empty.
+        folder: Must not exist, or be empty, unless `append`.
         contract: The contract of every episode, or only shapes where they are of no robot.
-        embed: Sentences to embeddings (n, E); called once, on close. None for a folder without
+        embed: Sentences to embeddings (n, E); asked once per sentence. None for a folder without
             sentences.
         sentence_model: What `embed` embeds with; see `SentenceEncoder`.
         shard_steps: A shard is closed when it holds at least this many actions.
+        image_format: `raw`, or `jpeg`: a tenth of the size, at a small loss and some time to
+            decode at each sample.
+        jpeg_quality: Of images that do not come as jpegs, 1..100.
+        append: Add to the folder where it exists; it must be of the same contract, sentence
+            model and image format.
+
+    Attributes:
+        sources: How many episodes of each `source_hash` were in the folder when it was opened.
+        staging: A folder for files that make up episodes, empty now and removed on close.
 
     Raises:
-        ReplayError: `folder` exists and is not empty.
+        ReplayError: `folder` exists and is not empty, differs from what is to be appended, is
+            damaged, or is being written by another process.
     """
 
     def __init__(
@@ -89,27 +77,47 @@ class ReplayWriter:
         *,
         sentence_model: str = BUNDLED_MODEL,
         shard_steps: int = 4096,
+        image_format: str = 'raw',
+        jpeg_quality: int = 95,
+        append: bool = False,
     ) -> None:
         self.folder = Path(folder)
-        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
-            raise ReplayError(f'{self.folder} exists and is not empty; choose a new folder')
         self.contract: RobotContract | None = None
         if isinstance(contract, RobotContract):
             self.contract, self.spec = contract, Spec.of(contract)
         else:
             # A model's configuration is a Spec with more in it.
             self.spec = Spec(**contract.fields())  # type: ignore[arg-type]
-        self.sentence_model = sentence_model if embed is not None else ''
+        self.meta = Meta(
+            contract=self.contract,
+            spec=self.spec,
+            sentence_model=sentence_model if embed is not None else '',
+            image_format=image_format,
+            jpeg_quality=jpeg_quality,
+        )
+        self.sentence_model = self.meta.sentence_model
         self.shard_steps = shard_steps
         self._embed = embed
-        self._partial = self.folder.with_name(self.folder.name + '.partial')
-        shutil.rmtree(self._partial, ignore_errors=True)
-        (self._partial / 'shards').mkdir(parents=True)
-        self._pending: list[ReplayEpisode] = []
-        self._pending_steps = 0
-        self._shards: list[dict[str, int]] = []
-        self._episodes: list[dict[str, Any]] = []
-        self._instructions: dict[str, int] = {}
+        self._shard: OpenShard | None = None
+        self._embeddings: dict[str, NDArray[np.float32]] = {}
+        self._refuse_content(append)
+        existed = self.folder.exists()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(self.folder)
+        try:
+            self._refuse_content(append)  # another writer may have been quicker
+            self._created = _bare(self.folder)
+            if self._created:
+                self.meta.save(self.folder)
+                sync(self.folder)
+            self.sources: Mapping[str, int] = MappingProxyType(self._open())
+        except BaseException:
+            self._lock.close()
+            raise
+        self._removable = self._created and not existed
+        self.staging = self.folder / STAGING
+        shutil.rmtree(self.staging, ignore_errors=True)
+        self.staging.mkdir()
 
     def __enter__(self) -> ReplayWriter:
         return self
@@ -120,165 +128,132 @@ class ReplayWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        try:
-            if kind is None:
-                self.close()
-        finally:
-            shutil.rmtree(self._partial, ignore_errors=True)
+        if kind is None:
+            self.close()
+        else:
+            self._release()
 
     def add(self, episode: ReplayEpisode) -> None:
-        """Append an episode.
+        """Append an episode; images go to the disk at once.
 
         Raises:
-            ReplayError: Its arrays do not fit each other or the contract, or it has a sentence
-                that nothing embeds.
+            ReplayError: Its arrays do not fit each other or the contract, an image cannot be
+                read, or it has a sentence that nothing embeds. The writer can go on.
         """
-        _check(episode, self.spec, in_units=self.contract is not None)
+        if self._lock.closed:
+            raise ReplayError(f'{self.folder}: the writer is closed')
+        check_episode(episode, self.spec, in_units=self.contract is not None)
         if episode.instruction and self._embed is None:
             raise ReplayError(
                 f'episode {episode.source!r} has the instruction {episode.instruction!r}, but the '
                 'folder is written without sentences: give `embed`'
             )
-        self._pending.append(episode)
-        self._pending_steps += len(episode.bins)
-        if self._pending_steps >= self.shard_steps:
-            self._write_shard()
+        self._remember(episode.instruction)
+        if self._shard is not None and self._shard.steps >= self.shard_steps:
+            self._finish()  # the last time it was interrupted
+        if self._shard is None:
+            self._shard = OpenShard(shard_path(self.folder, self._count), self.meta)
+        self._shard.add(episode)
+        if self._shard.steps >= self.shard_steps:
+            self._finish()
 
     def close(self) -> None:
-        """Write what is pending and put the folder in its place.
+        """Complete the open shard and let others write.
 
         Raises:
-            ReplayError: No episode was added.
+            ReplayError: No episode was added, and the folder has none; it is removed.
         """
-        if self._pending:
-            self._write_shard()
-        if not self._episodes:
-            shutil.rmtree(self._partial, ignore_errors=True)
-            raise ReplayError(f'{self.folder}: no episode to write')
-        if self._embed is not None:
-            embeddings = np.asarray(self._embed(list(self._instructions)), np.float32)
-            np.save(self._partial / 'embeddings.npy', embeddings, allow_pickle=False)
-        shapes = (
-            {'contract': self.contract.to_text()}
-            if self.contract is not None
-            else {'contract': None, 'spec': plain(self.spec)}
-        )
-        meta = {
-            'format': FORMAT,
-            'version': VERSION,
-            **shapes,
-            'steps': sum(e['steps'] for e in self._episodes),
-            'successes': sum(e['return'] > 0 for e in self._episodes),
-            'sentence_model': self.sentence_model,
-            'instructions': list(self._instructions),
-            'shards': self._shards,
-            'episodes': self._episodes,
-        }
-        (self._partial / 'meta.json').write_text(json.dumps(meta, indent=1), encoding='utf-8')
-        if self.folder.exists():
-            self.folder.rmdir()
-        os.replace(self._partial, self.folder)
+        if self._lock.closed:
+            return
+        try:
+            if self._shard is not None and self._shard.episodes:
+                self._finish()
+            if self._count == 0:
+                raise ReplayError(f'{self.folder}: no episode to write')
+        finally:
+            self._release()
 
-    def _write_shard(self) -> None:
-        index = len(self._shards)
-        shard = self._partial / 'shards' / f'{index:06d}'
-        shard.mkdir(exist_ok=True)  # where Ctrl-C came while it was written
-        rows = sum(len(episode.bins) + 1 for episode in self._pending)
-        start, entries = 0, []
-        with ExitStack() as files:
-            # One episode after the other: joined first, a shard's images would be in memory twice.
-            columns = {}
-            fields = row_fields(self.spec, in_units=self.contract is not None)
-            for name, (kind, shape) in fields.items():
-                columns[name] = files.enter_context((shard / f'{name}.npy').open('wb'))
-                header = {
-                    'descr': np.dtype(kind).str,
-                    'fortran_order': False,
-                    'shape': (rows, *shape),
-                }
-                np.lib.format.write_array_header_1_0(columns[name], header)
-            for episode in self._pending:
-                number = self._number(episode.instruction)
-                content = _rows(episode, number)
-                for name, (kind, _) in fields.items():
-                    values = np.ascontiguousarray(content[name], kind)
-                    columns[name].write(values.data.cast('B'))
-                steps = len(episode.bins)
-                entries.append(
-                    {
-                        'shard': index,
-                        'start': start,
-                        'steps': steps,
-                        'return': float(episode.reward.sum()),
-                        'instruction': number,
-                        'source': episode.source,
-                        'source_hash': episode.source_hash,
-                    }
-                )
-                start += steps + 1
-        self._shards.append({'rows': start})
-        self._episodes += entries
-        self._pending, self._pending_steps = [], 0
+    def _refuse_content(self, append: bool) -> None:
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ReplayError(f'{self.folder} exists and is not a folder')
+        if not append and not _bare(self.folder):
+            raise ReplayError(
+                f'{self.folder} exists and is not empty; choose a new folder, or append to it'
+            )
 
-    def _number(self, instruction: str) -> int:
-        return self._instructions.setdefault(instruction, len(self._instructions))
+    def _open(self) -> Counter[str]:
+        """Compare with what is in the folder, and remove what an earlier writer left open."""
+        theirs = Meta.load(self.folder)
+        differences = theirs.differences(self.meta)
+        if differences:
+            raise ReplayError(
+                f'{self.folder} cannot be appended to, it differs: {"; ".join(differences)}'
+            )
+        (self.folder / SHARDS).mkdir(exist_ok=True)
+        for left in (self.folder / SHARDS).glob(f'*{PARTIAL}'):
+            shutil.rmtree(left, ignore_errors=True)
+        self._count = complete_shards(self.folder)
+        if self._count == 0:
+            return Counter()
+        found = ReplayFolder(self.folder)
+        if found.embeddings is not None:
+            self._embeddings |= zip(found.instructions, found.embeddings, strict=True)
+        hashes = (str(episode['source_hash']) for episode in found.episodes)
+        return Counter(source for source in hashes if source)
 
+    def _remember(self, sentence: str) -> None:
+        if self._embed is None or sentence in self._embeddings:
+            return
+        row = np.asarray(self._embed([sentence]), np.float32)
+        width = next((len(known) for known in self._embeddings.values()), row.size)
+        if row.shape != (1, width) or not np.isfinite(row).all():
+            raise ReplayError(
+                f'{self.folder}: the embedding of {sentence!r} is {row.shape}, '
+                f'expected (1, {width}) finite numbers'
+            )
+        self._embeddings[sentence] = row[0]
 
-def _rows(episode: ReplayEpisode, instruction: int) -> dict[str, NDArray[Any]]:
-    """Lay an episode out as T + 1 rows; the last, the final observation, has no action: zeros."""
-    steps = len(episode.bins)
+    def _finish(self) -> None:
+        shard = self._shard
+        assert shard is not None
+        rows = [self._embeddings[sentence] for sentence in shard.instructions if self._embed]
+        shard.finish(np.stack(rows) if rows else None)
+        self._shard = None
+        self._count += 1
 
-    def padded(values: NDArray[Any]) -> NDArray[Any]:
-        return np.concatenate([values, np.zeros((1, *values.shape[1:]), values.dtype)])
-
-    last = np.arange(steps) == steps - 1
-    return {
-        **{f'images_{name}': frames for name, frames in episode.images.items()},
-        'state': episode.state,
-        **({} if episode.action is None else {'action': padded(episode.action)}),
-        'bins': padded(episode.bins),
-        'reward': padded(episode.reward),
-        'terminal': padded(last & episode.terminal),
-        'timeout': padded(last & episode.timeout),
-        'instruction': np.full(steps + 1, instruction),
-    }
+    def _release(self) -> None:
+        """Drop what is open, and let others write."""
+        if self._lock.closed:
+            return
+        if self._shard is not None:
+            self._shard.drop()
+            self._shard = None
+        shutil.rmtree(self.staging, ignore_errors=True)
+        if self._created and self._count == 0:
+            for path in (self.folder / SHARDS, self.folder / META, self.folder / LOCK):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            if self._removable and not any(self.folder.iterdir()):
+                self.folder.rmdir()
+        self._lock.close()
 
 
-def _check(episode: ReplayEpisode, spec: Spec, *, in_units: bool) -> None:
-    steps = len(episode.bins)
-    where = f'episode {episode.source!r}'
-    if steps == 0:
-        raise ReplayError(f'{where} has no action')
-    if episode.terminal and episode.timeout:
-        raise ReplayError(f'{where} is both terminal and timeout')
-    if (episode.action is not None) != in_units:
-        raise ReplayError(
-            f'{where} has no action values, only bins'
-            if in_units
-            else f'{where} has action values, but no contract that gives their units'
-        )
-    expected: dict[str, tuple[NDArray[Any], tuple[int, ...]]] = {
-        'state': (episode.state, (steps + 1, spec.state_dim)),
-        'bins': (episode.bins, (steps, spec.num_actions)),
-        'reward': (episode.reward, (steps,)),
-    }
-    if episode.action is not None:
-        expected['action'] = (episode.action, (steps, spec.num_actions))
-    for camera in spec.cameras:
-        frames = episode.images.get(camera.name)
-        if frames is None or frames.dtype != np.uint8:
-            raise ReplayError(f"{where} lacks uint8 images of camera '{camera.name}'")
-        expected[f'images[{camera.name}]'] = (
-            frames,
-            (steps + 1, camera.height, camera.width, camera.channels),
-        )
-    for name, (values, shape) in expected.items():
-        if values.shape != shape:
-            raise ReplayError(f'{where}: {name} is {values.shape}, expected {shape}')
-    if episode.bins.dtype.kind not in 'iu':
-        raise ReplayError(f'{where}: bins are {episode.bins.dtype}, expected whole numbers')
-    if episode.bins.min() < 0 or episode.bins.max() >= spec.action_bins:
-        raise ReplayError(f'{where}: bins are not all in 0..{spec.action_bins - 1}')
-    for name in ('state', 'action', 'reward'):
-        if name in expected and not np.isfinite(expected[name][0]).all():
-            raise ReplayError(f'{where}: {name} is not finite')
+def _bare(folder: Path) -> bool:
+    """Whether a folder holds nothing but what a writer that was killed at once leaves."""
+    return not folder.exists() or all(
+        path.name in (LOCK, META + PARTIAL) for path in folder.iterdir()
+    )
+
+
+def _locked(folder: Path) -> BinaryIO:
+    """Take the lock that the one writer holds; it ends with the process."""
+    file = (folder / LOCK).open('ab')
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # The writer before may have removed the folder since the file was opened.
+        held = os.fstat(file.fileno()).st_ino == (folder / LOCK).stat().st_ino
+    except (BlockingIOError, FileNotFoundError):
+        held = False
+    if not held:
+        file.close()
+        raise ReplayError(f'{folder} is being written by another process; wait until it is done')
+    return file

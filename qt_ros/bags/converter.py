@@ -1,33 +1,34 @@
 # Copyright 2026 The qt_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Bags -> replay folder, through the observation code of the policy node."""
+"""Bags -> replay folder, through the observation code of the policy node.
+
+bag ─▶ scan: stamps ─▶ ticks ─▶ kept frames decoded, into staging/ ─▶ ReplayWriter
+      └──────────── in a worker, one bag at a time ────────────┘    └─ in order ─┘
+"""
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from qt_core.action_space import ActionSpace
 from qt_core.contract import RobotContract, require_same
 from qt_core.instruction import BUNDLED_MODEL
-from qt_core.observation import Observation
-from qt_core.replay import ReplayEpisode, ReplayError, ReplayWriter
+from qt_core.replay import ReplayError, ReplayFolder, ReplayWriter
 from qt_core.replay.writer import Embed
+from qt_ros.bags.engines import Died, run_here, run_in_processes, run_on_ray
 from qt_ros.bags.episode import BagError
+from qt_ros.bags.episodes import Converted, convert_bag, convert_episode
 from qt_ros.bags.reader import EpisodeBag
-from qt_ros.conversions import command_targets, image_to_rgb, joint_positions, stream_time
-from qt_ros.streams import JUMP, STATE, ObservationAssembler, Stale
+from qt_ros.bags.segments import Staging
 
-LONGEST = 3600  # s of one episode; a stamp from before a clock was set can be decades off
+__all__ = ['ENGINES', 'Report', 'Unrecorded', 'convert', 'convert_bag', 'convert_episode']
+
+ENGINES = ('process', 'ray')
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,41 @@ class Report:
         episodes: Episodes written.
         steps: Actions written.
         stale: Ticks left out because a stream was too old.
+        skipped: Bags that were in the folder already.
         failures: One line per bag that could not be converted.
+        notes: One line per bag that was converted and is not whole.
     """
 
     episodes: int
     steps: int
     stale: int
+    skipped: int
     failures: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Unrecorded:
+    """What the command line says of bags that have no record; see `EpisodeBag`."""
+
+    contract: RobotContract | None = None
+    outcome: str = 'unlabeled'
+    instruction: str | None = None
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One bag, converted: what goes from a worker to the writer.
+
+    Attributes:
+        converted: Its episodes; None where the folder has them already.
+        folder: What holds their images; the writer removes it.
+        source_hash: The bag's content hash.
+    """
+
+    converted: Converted | None
+    folder: Path | None
+    source_hash: str
 
 
 def convert(
@@ -54,205 +83,120 @@ def convert(
     *,
     sentence_model: str = BUNDLED_MODEL,
     contract: RobotContract | None = None,
+    outcome: str = 'unlabeled',
+    instruction: str | None = None,
     workers: int = 1,
-    progress: Callable[[], None] = lambda: None,
+    engine: str = 'process',
+    ray_address: str | None = None,
+    resume: bool = False,
+    image_format: str = 'raw',
+    jpeg_quality: int = 95,
+    shard_steps: int = 4096,
+    progress: Callable[[str | None], None] = lambda failure: None,
 ) -> Report:
-    """Convert bags into a new replay folder.
+    """Convert bags into a replay folder.
 
-    A bag that cannot be converted is reported and the others go on.
+    A bag that cannot be converted is reported and the others go on. A bag whose content has been
+    converted is skipped, whatever its name.
 
     Args:
-        bags: Bag folders.
-        out: The replay folder; must not exist or be empty.
+        bags: Bag folders or files.
+        out: The replay folder; must not exist or be empty, unless `resume`.
         embed: Sentences to embeddings (n, E).
         sentence_model: What `embed` embeds with; see `SentenceEncoder`.
-        contract: Contract every bag must have been recorded under; None takes that of the first
-            bag that can be read.
-        workers: Processes.
-        progress: Called after each bag.
+        contract: Contract every bag must have been recorded under, and that of bags without a
+            record; None takes that of the first bag that can be read.
+        outcome: That of bags without a record.
+        instruction: As `outcome`; None takes it from the instruction topic.
+        workers: Processes, or with Ray half the tasks in flight (0: by the cluster's cores).
+        engine: One of `ENGINES`.
+        ray_address: Of an existing Ray cluster, whose machines see `bags` and `out`.
+        resume: Go on with `out` where it was left: the same bags, in the same order, give the
+            bytes that an undisturbed conversion gives. Other bags are appended.
+        image_format: As of `ReplayWriter`.
+        jpeg_quality: As of `ReplayWriter`.
+        shard_steps: As of `ReplayWriter`.
+        progress: Called after each bag, with the line of its failure or None.
 
     Raises:
-        ReplayError: `out` is not empty.
+        ReplayError: `out` is not empty, or differs from what is to be appended.
         BagError: No bag could be converted.
     """
-    contract = contract or _first_contract(bags)
+    from qt_ros.bags.report import write_report
+
+    if engine not in ENGINES:
+        raise BagError(f'engine is {engine!r}, expected {" or ".join(ENGINES)}')
+    unrecorded = Unrecorded(contract, outcome, instruction)
+    contract = contract or _first_contract(bags, unrecorded)
     failures: list[str] = []
-    stale = episodes = steps = 0
-    with ReplayWriter(out, contract, embed, sentence_model=sentence_model) as writer:
-        for result in _map(partial(_attempt, contract=contract), bags, workers):
-            progress()
-            if isinstance(result, str):
-                failures.append(result)
-                continue
-            episode, skipped = result
-            try:
-                writer.add(episode)
-            except ReplayError as error:
-                failures.append(str(error))
-                continue
-            episodes, steps, stale = episodes + 1, steps + len(episode.bins), stale + skipped
-        if episodes == 0:
+    notes: list[str] = []
+    stale = episodes = steps = skipped = 0
+    with ReplayWriter(
+        out,
+        contract,
+        embed,
+        sentence_model=sentence_model,
+        shard_steps=shard_steps,
+        image_format=image_format,
+        jpeg_quality=jpeg_quality,
+        append=resume,
+    ) as writer:
+        present, last = _present(out) if writer.sources else (set(), '')
+        seen = set(writer.sources) - {last}
+        attempt = partial(
+            _attempt,
+            contract=contract,
+            unrecorded=unrecorded,
+            seen=frozenset(seen),
+            staging=Staging(writer.staging, image_format, jpeg_quality),
+        )
+        with closing(_results(attempt, bags, engine, workers, ray_address)) as results:
+            for path, result in zip(bags, results, strict=True):
+                failure = None
+                if isinstance(result, Died | str):
+                    failure = result if isinstance(result, str) else f'{path}: {result.reason}'
+                elif result.converted is None or result.source_hash in seen:
+                    skipped += 1
+                else:
+                    seen.add(result.source_hash)
+                    added = 0
+                    try:
+                        for episode in result.converted.episodes:
+                            # A bag of several may have been cut by the end of a shard.
+                            if (episode.source_hash, episode.source) not in present:
+                                writer.add(episode)
+                                added, steps = added + 1, steps + len(episode.bins)
+                    except ReplayError as error:
+                        failure = f'{path}: {error}'
+                    episodes, stale = (
+                        episodes + added,
+                        stale + result.converted.stale * bool(added),
+                    )
+                    skipped += not added and failure is None
+                    if added and result.converted.damage:
+                        notes.append(f'{path}: not whole: {result.converted.damage}')
+                if isinstance(result, _Work) and result.folder is not None:
+                    shutil.rmtree(result.folder, ignore_errors=True)
+                if failure is not None:
+                    failures.append(failure)
+                progress(failure)
+        if episodes + skipped == 0:
             raise BagError(f'no bag could be converted; the first: {failures[0]}')
-    return Report(episodes=episodes, steps=steps, stale=stale, failures=tuple(failures))
+    write_report(out, failures)
+    return Report(episodes, steps, stale, skipped, tuple(failures), tuple(notes))
 
 
-def convert_episode(bag: EpisodeBag) -> tuple[ReplayEpisode, int]:
-    """Lay one bag out on the contract's grid.
+def _present(out: Path) -> tuple[set[tuple[str, str]], str]:
+    """Give (hash, name) of the episodes in a folder, and the hash of the last one.
 
-    Ticks follow each other by one control period of stream time, from the first image of the
-    first camera for which every other stream has a message. A tick is the moment of the image
-    nearest to its place on the grid, so that neither jitter nor a period that is no whole number
-    of nanoseconds puts an image, or the command that answers it, one tick away. Where no image is
-    near, the tick is that place itself.
-
-    The action of a tick is the first command from it until the next tick or, when none came, the
-    one still in force. The episode begins with the tick of the first command and ends with the
-    last tick that has one of its own; the next tick's observation is its final one.
-
-    Returns:
-        The episode, and the number of ticks left out because a stream was stale.
-
-    Raises:
-        BagError, ConversionError, ObservationError: The bag's content cannot be used.
+    Only the bag of the last one may be there in part.
     """
-    contract = bag.contract
-    times, commands = _scan(bag)
-    ticks = _ticks(times, contract.rate)
-    command_times = [time for time, _ in commands]
-    begin = max(0, bisect_right(ticks, command_times[0]) - 1) if commands else 0
-    # Without an observation after it, nobody knows what the last action led to.
-    end = min(bisect_right(ticks, command_times[-1]), len(ticks) - 1) if commands else 0
-    if end <= begin:
-        raise BagError(f'{bag.path}: no command between two complete observations')
-    ticks = ticks[begin : end + 1]
-    space = ActionSpace(contract)
-    observations: list[Observation] = []
-    actions: list[NDArray[np.float64]] = []
-    for observation, start, stop in zip(
-        _observations(bag, ticks), ticks, [*ticks[1:], None], strict=True
-    ):
-        if observation is None:
-            continue
-        observations.append(observation)
-        if stop is None:
-            break
-        index = bisect_left(command_times, start)
-        if index == len(commands) or command_times[index] >= stop:
-            index -= 1
-        action = space.from_targets(commands[index][1], observation.state)
-        actions.append(np.concatenate([action, [0.0] * contract.action.terminate]))
-    stale = len(ticks) - len(observations)
-    actions = actions[: len(observations) - 1]
-    if not actions:
-        raise BagError(f'{bag.path}: {stale} of {len(ticks)} ticks have a stream that is too old')
-    terminal = bag.record.ended_by == 'terminal'
-    if contract.action.terminate and terminal:
-        actions[-1][-1] = 1.0
-    action = np.clip(np.array(actions), space.low, space.high)
-    reward = np.zeros(len(action), np.float32)
-    reward[-1] = float(bag.record.outcome == 'success')
-    episode = ReplayEpisode(
-        images={
-            camera.name: np.stack([o.images[camera.name] for o in observations])
-            for camera in contract.cameras
-        },
-        state=np.stack([o.state for o in observations]),
-        action=action.astype(np.float32),
-        bins=space.encode(action),
-        reward=reward,
-        terminal=terminal,
-        timeout=not terminal,
-        instruction=bag.record.instruction,
-        source=bag.path.name,
-        source_hash=bag.content_hash(),
-    )
-    return episode, stale
+    entries = ReplayFolder(out).episodes
+    pairs = {(str(entry['source_hash']), str(entry['source'])) for entry in entries}
+    return pairs, str(entries[-1]['source_hash'])
 
 
-def _streams(contract: RobotContract) -> dict[str, str]:
-    """Give the topics observations are made of, and the stream each one feeds."""
-    return {camera.topic: camera.name for camera in contract.cameras} | {
-        contract.state.topic: STATE
-    }
-
-
-def _scan(bag: EpisodeBag) -> tuple[list[list[int]], list[tuple[int, NDArray[np.float64]]]]:
-    """Read the ascending stamps of each stream, and the commands in order of time.
-
-    Images are left undecoded, so that a bag need not fit into memory.
-    """
-    contract = bag.contract
-    streams = _streams(contract)
-    times: dict[str, list[int]] = {topic: [] for topic in streams}
-    commands: list[tuple[int, NDArray[np.float64]]] = []
-    instruction = contract.instruction.topic
-    latest = bag.record.stop + round(1e9 * contract.period)
-    for topic, received, message in bag.messages([*streams, contract.action.topic], [instruction]):
-        time = stream_time(message, received)
-        if topic == contract.action.topic:
-            if received <= latest:
-                commands.append((time, command_targets(message, contract.action)))
-        elif topic == instruction:
-            if message.data != bag.record.instruction:
-                raise BagError(
-                    f'{bag.path}: the instruction changes to {message.data!r} in mid-episode; '
-                    'record one bag per instruction'
-                )
-        elif times[topic] and time < times[topic][-1] - JUMP:
-            raise BagError(f"{bag.path}: the clock of '{topic}' was set back in mid-episode")
-        else:
-            times[topic].append(time)
-    for topic, stamps in times.items():
-        if not stamps:
-            raise BagError(f"{bag.path}: no message on '{topic}'")
-        span = (max(stamps) - min(stamps)) / 1e9
-        if span > LONGEST:
-            raise BagError(f"{bag.path}: stamps of '{topic}' span {span:.0f} s, over {LONGEST} s")
-    if not commands:
-        raise BagError(f"{bag.path}: no command on '{contract.action.topic}'")
-    return [sorted(set(t)) for t in times.values()], sorted(commands, key=lambda c: c[0])
-
-
-def _ticks(times: list[list[int]], rate: float) -> list[int]:
-    """Place ticks on the grid of the control rate, at the images of the first camera, ns."""
-    images = times[0]
-    first = bisect_left(images, max(stamps[0] for stamps in times))
-    if first == len(images):
-        return []
-    ticks = [images[first]]
-    half = round(0.5e9 / rate)
-    while True:
-        due = ticks[0] + round(1e9 * len(ticks) / rate)
-        after = bisect_left(images, due)
-        nearest = min(images[after - 1 : after + 1], key=lambda time: abs(time - due))
-        if abs(nearest - due) < half:
-            ticks.append(nearest)
-        elif due < images[-1]:
-            ticks.append(due)
-        else:
-            return ticks
-
-
-def _observations(bag: EpisodeBag, ticks: list[int]) -> Iterator[Observation | None]:
-    """Form the observation of each tick; None where a stream is stale."""
-    streams = _streams(bag.contract)
-    assembler = ObservationAssembler(bag.contract)
-    pending = deque(ticks)
-
-    def form() -> Observation | None:
-        observation = assembler.as_of(pending.popleft())
-        return None if isinstance(observation, Stale) else observation
-
-    for topic, received, message in bag.messages(streams):
-        decode = joint_positions if streams[topic] == STATE else image_to_rgb
-        assembler.push(streams[topic], stream_time(message, received), partial(decode, message))
-        while pending and assembler.settled(pending[0]):
-            yield form()
-    while pending:
-        yield form()
-
-
-def _first_contract(bags: Sequence[Path]) -> RobotContract:
+def _first_contract(bags: Sequence[Path], unrecorded: Unrecorded) -> RobotContract:
     failure: ValueError = BagError('no bag to convert')
     for path in bags:
         try:
@@ -262,26 +206,47 @@ def _first_contract(bags: Sequence[Path]) -> RobotContract:
     raise failure
 
 
-def _attempt(path: Path, contract: RobotContract) -> tuple[ReplayEpisode, int] | str:
+def _attempt(
+    path: Path,
+    contract: RobotContract,
+    unrecorded: Unrecorded,
+    seen: Collection[str],
+    staging: Staging,
+) -> _Work | str:
+    """Convert one bag, or say in one line why not."""
+    folder: Path | None = None
     try:
-        bag = EpisodeBag(path)
+        bag = EpisodeBag(
+            path,
+            contract=unrecorded.contract,
+            outcome=unrecorded.outcome,
+            instruction=unrecorded.instruction,
+        )
         require_same(contract, bag.contract, 'this conversion', str(path))
-        return convert_episode(bag)
-    except (
-        ValueError,
-        OSError,
-    ) as error:  # every error class of qt_ros and qt_core is a ValueError
+        source_hash = bag.content_hash()
+        if source_hash in seen:
+            return _Work(None, None, source_hash)
+        folder = Path(tempfile.mkdtemp(dir=staging.folder))
+        own = Staging(folder, staging.image_format, staging.jpeg_quality)
+        return _Work(convert_bag(bag, own, source_hash=source_hash), folder, source_hash)
+    except Exception as error:  # whatever a bag holds, the others are converted
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
         line = ' '.join(str(error).split())
+        if not isinstance(error, ValueError | OSError):
+            line = f'{type(error).__name__}: {line}'
         return line if str(path) in line else f'{path}: {line}'
 
 
-def _map(
-    function: Callable[[Path], tuple[ReplayEpisode, int] | str],
+def _results(
+    attempt: Callable[[Path], _Work | str],
     bags: Sequence[Path],
+    engine: str,
     workers: int,
-) -> Iterator[tuple[ReplayEpisode, int] | str]:
-    if workers <= 1:
-        yield from map(function, bags)
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context('spawn')) as pool:
-        yield from pool.map(function, bags)
+    ray_address: str | None,
+) -> Generator[_Work | str | Died, None, None]:
+    if engine == 'ray':
+        return run_on_ray(attempt, bags, workers or None, ray_address)
+    if min(workers, len(bags)) <= 1:
+        return run_here(attempt, bags)
+    return run_in_processes(attempt, bags, workers)

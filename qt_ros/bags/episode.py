@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from qt_core.configuration import ConfigurationError, build
 FILE_NAME = 'episode.json'
 OUTCOMES = ('success', 'failure', 'unlabeled')
 ENDINGS = ('terminal', 'timeout')
+STOPPED = 'the recorder was stopped'  # damage of a recording until it is complete
 
 
 class BagError(ValueError):
@@ -21,17 +23,41 @@ class BagError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class TopicCount:
-    """Messages of one topic in the bag.
+    """Messages of one topic in the bag, and how evenly they came.
 
     Attributes:
         topic: Its name in the bag: fully qualified, after remapping.
         messages: Messages of it in the bag.
         name: Its relative name in the contract.
+        rate: Messages received per second of the episode, Hz; None for an episode of no length.
+        expected: Rate that the contract asks for, Hz; None where it asks for none.
+        largest_gap: Longest time without a message, s; where a rate is expected, also before the
+            first and after the last one. None when nothing can be said.
+        repeated: Images that are equal, but for the stamp, to the one before.
+        jumps: Header stamps before the one before, or far ahead of it for the time that passed.
     """
 
     topic: str
     messages: int
     name: str = ''
+    rate: float | None = None
+    expected: float | None = None
+    largest_gap: float | None = None
+    repeated: int = 0
+    jumps: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstructionChange:
+    """A sentence that replaced the one in force.
+
+    Attributes:
+        time: When it was received, ns on the node clock.
+        instruction: The new sentence.
+    """
+
+    time: int
+    instruction: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +65,7 @@ class EpisodeRecord:
     """What is known about a recorded episode.
 
     Attributes:
-        instruction: The sentence in force.
+        instruction: The sentence in force at the start.
         outcome: One of `OUTCOMES`.
         ended_by: `terminal` when the task ended, `timeout` when the recording was cut off.
         contract: Text of the contract it was recorded under.
@@ -48,6 +74,9 @@ class EpisodeRecord:
             control period later belongs to no episode.
         dropped: Messages that could not be written in time; an intact episode has none.
         counts: Messages per topic.
+        damage: Why the recording is not whole; '' for a whole one. A damaged episode is always
+            ended by `timeout`.
+        instructions: Sentences that replaced `instruction` before the episode ended.
     """
 
     instruction: str
@@ -58,6 +87,8 @@ class EpisodeRecord:
     stop: int = 0
     dropped: int = 0
     counts: tuple[TopicCount, ...] = ()
+    damage: str = ''
+    instructions: tuple[InstructionChange, ...] = ()
 
     def __post_init__(self) -> None:
         if self.outcome not in OUTCOMES:
@@ -66,9 +97,13 @@ class EpisodeRecord:
             raise BagError(f'ended_by is {self.ended_by!r}, expected {" or ".join(ENDINGS)}')
 
     def save(self, bag: Path) -> None:
-        """Write the record into a bag folder."""
-        text = json.dumps(asdict(self), indent=1)
-        (bag / FILE_NAME).write_text(text, encoding='utf-8')
+        """Write the record into a bag folder, in place of one that is there, safe on disk."""
+        aside = bag / f'{FILE_NAME}.new'
+        with aside.open('w', encoding='utf-8') as file:
+            json.dump(asdict(self), file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, bag / FILE_NAME)
 
     @classmethod
     def load(cls, bag: Path) -> EpisodeRecord:

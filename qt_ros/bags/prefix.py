@@ -41,12 +41,23 @@ def readable_length(path: Path) -> int | None:
     """
     size = path.stat().st_size
     with path.open('rb') as file:
-        if file.read(len(MAGIC)) != MAGIC:
-            raise BagError(f'{path}: not an MCAP file')
-        if size >= 2 * len(MAGIC):
+        if file.read(len(MAGIC)) == MAGIC and size >= 2 * len(MAGIC):
             file.seek(-len(MAGIC), os.SEEK_END)
             if file.read() == MAGIC:
                 return None
+    return data_length(path)
+
+
+def data_length(path: Path) -> int:
+    """Find where the last whole data record of a file ends, bytes, whatever follows it.
+
+    Raises:
+        BagError: It is no MCAP file, or has no whole record.
+    """
+    size = path.stat().st_size
+    with path.open('rb') as file:
+        if file.read(len(MAGIC)) != MAGIC:
+            raise BagError(f'{path}: not an MCAP file')
         end = place = len(MAGIC)
         while place + 9 <= size:
             file.seek(place)
@@ -88,7 +99,7 @@ class Mended:
 
     def open(self, mode: str = 'rb') -> BinaryIO:
         """Open the prefix with its ending."""
-        return io.BufferedReader(_Joined(self.path, self.length))  # type: ignore[return-value]
+        return io.BufferedReader(_Joined(self.path, self.length))
 
 
 class _Joined(io.RawIOBase):

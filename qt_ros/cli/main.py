@@ -10,13 +10,46 @@ import sys
 from collections.abc import Sequence
 
 from qt_ros import __version__
-from qt_ros.cli import call, collect, convert, demo, evaluate, say, train, up
+from qt_ros.cli import (
+    call,
+    collect,
+    convert,
+    demo,
+    evaluate,
+    export,
+    import_,
+    inspect,
+    record,
+    replay,
+    say,
+    train,
+    up,
+    verify,
+)
 
-SUBCOMMANDS = (up, say, call, collect, convert, train, evaluate, demo)
+SUBCOMMANDS = (
+    up,
+    say,
+    call,
+    record,
+    collect,
+    convert,
+    inspect,
+    verify,
+    replay,
+    export,
+    import_,
+    train,
+    evaluate,
+    demo,
+)
 EXTRAS = {  # module -> the extra of the package that brings it
     'accelerate': 'train',
+    'av': 'lerobot',
     'matplotlib': 'train',
     'mujoco': 'sim',
+    'pyarrow': 'lerobot',
+    'ray': 'ray',
     'rclpy': 'ros',
     'tensorboard': 'train',
 }

@@ -226,6 +226,30 @@ def test_an_epoch_has_every_window_once(replay_path):
     assert len(seen) == steps
 
 
+def test_reading_ahead_changes_no_batch(replay_path, monkeypatch):
+    asked = []
+    read_ahead = ReplayMemoryDataset.read_ahead
+
+    def recorded(dataset, indices):
+        asked.append(indices.tolist())
+        read_ahead(dataset, indices)
+
+    monkeypatch.setattr(ReplayMemoryDataset, 'read_ahead', recorded)
+    plain, ahead = (sampler_of(replay_path, 2, 4) for _ in range(2))
+    plain._reads_ahead, ahead._reads_ahead = 0, 99  # as after a batch that came from the disk
+    for index in (1, 3, 5, 7):
+        expected, found = plain.batch(index), ahead.batch(index)
+        assert (found.images['front'] == expected.images['front']).all()
+        assert (found.bins == expected.bins).all()
+    expected = [ahead._order[4 * k : 4 * k + 4].tolist() for k in (3, 5, 7, 9)]
+    assert asked == expected  # one of two processes takes every other batch
+
+
+def test_all_there_is_can_be_read_ahead(replay_path):
+    dataset = ReplayMemoryDataset(replay_path, 2).with_frames(3)
+    dataset.read_ahead(range(len(dataset)))  # the system refuses ranges outside the mapping
+
+
 def test_fewer_windows_than_a_batch_are_refused(replay_path):
     with pytest.raises(ReplayError, match='has 60 windows of 1 steps, fewer than one batch of 61'):
         sampler_of(replay_path, 1, 61)

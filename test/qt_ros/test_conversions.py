@@ -3,6 +3,7 @@
 """Messages <-> arrays, with the message classes of rclpy and of rosbags."""
 
 import contextlib
+import math
 import struct
 import zlib
 from types import SimpleNamespace
@@ -20,9 +21,11 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from qt_core.contract import ActionContract
 from qt_ros.conversions import (
     ConversionError,
+    choose_time,
     command_targets,
     fill_command,
     fill_image,
+    header_stamp,
     image_to_rgb,
     joint_positions,
     nanoseconds,
@@ -83,10 +86,136 @@ def test_mono_image_has_three_equal_channels():
     assert np.array_equal(rgb, np.repeat(RGB[..., :1], 3, axis=2))
 
 
+def test_8_bit_images_of_opencv():
+    bgr, grey = np.ascontiguousarray(RGB[..., ::-1]), np.ascontiguousarray(RGB[..., :1])
+    assert np.array_equal(image_to_rgb(image_message(bgr, 1, '8UC3')), RGB)
+    assert np.array_equal(image_to_rgb(image_message(grey, 1, '8UC1')), np.repeat(grey, 3, 2))
+
+
+def wide_image(values, encoding, padding=0, big=False):
+    """Give an Image of (H, W) numbers of more than one byte."""
+    values = values.astype(values.dtype.newbyteorder('>' if big else '<'))
+    rows = np.pad(values.view(np.uint8).reshape(len(values), -1), ((0, 0), (0, padding)))
+    message = image_message(np.ascontiguousarray(rows)[..., None], 1, encoding)
+    message.width, message.is_bigendian = values.shape[1], int(big)
+    return message
+
+
+def slow_depth(metres, near, far):
+    """Give the grey of one distance, as the contract describes it."""
+    if math.isnan(metres) or metres == 0:
+        return 0
+    share = min(max((metres - near) / (far - near), 0.0), 1.0)
+    return round(255 * share)
+
+
+@pytest.mark.parametrize('big', [False, True])
+@pytest.mark.parametrize('padding', [0, 3])
+def test_mono16_keeps_the_high_byte(big, padding):
+    values = np.random.default_rng(1).integers(0, 2**16, (5, 7), np.uint16)
+    rgb = image_to_rgb(wide_image(values, 'mono16', padding, big))
+    expected = np.array([[[int(v) // 256] * 3 for v in row] for row in values])
+    assert np.array_equal(rgb, expected)
+
+
+@pytest.mark.parametrize('big', [False, True])
+@pytest.mark.parametrize('padding', [0, 3])
+def test_distances_against_a_slow_reference(big, padding):
+    near, far = 0.3, 2.0
+    values = np.random.default_rng(2).integers(0, 3000, (5, 7), np.uint16)
+    values[0, :3] = 0, 300, 2000
+    rgb = image_to_rgb(wide_image(values, '16UC1', padding, big), depth_range=(near, far))
+    expected = [[[slow_depth(v / 1000, near, far)] * 3 for v in row.tolist()] for row in values]
+    assert np.abs(rgb.astype(int) - np.array(expected)).max() <= 1
+    assert [rgb[0, i, 0] for i in range(3)] == [0, 0, 255]
+    metres = (values / 1000).astype(np.float32)
+    metres[1, :4] = np.nan, np.inf, -np.inf, 0
+    rgb = image_to_rgb(wide_image(metres, '32FC1', padding, big), depth_range=(near, far))
+    expected = [[[slow_depth(v, near, far)] * 3 for v in row.tolist()] for row in metres]
+    assert np.abs(rgb.astype(int) - np.array(expected)).max() <= 1
+    assert rgb[1, :4, 0].tolist() == [0, 255, 0, 0]
+
+
+def test_colours_are_no_distances():
+    with pytest.raises(ConversionError, match="'rgb8', but the contract gives the camera a depth"):
+        image_to_rgb(image_message(RGB, 1), depth_range=(0.3, 2.0))
+
+
+def test_zero_length_image_of_any_encoding():
+    for encoding in ('rgb8', 'mono8', 'mono16', '8UC3', '16UC1', '32FC1'):
+        message = image_message(RGB, 1, encoding)
+        message.data, message.height, message.width, message.step = np.zeros(0, np.uint8), 0, 0, 0
+        depth = (0.1, 1.0) if encoding in ('16UC1', '32FC1') else None
+        with pytest.raises(ConversionError, match='image is 0x0'):
+            image_to_rgb(message, depth_range=depth)
+
+
+def test_compressed_depth_against_a_slow_reference():
+    near, far = 0.3, 2.0
+    values = np.random.default_rng(3).integers(0, 3000, (5, 7), np.uint16)
+    png = cv2.imencode('.png', values)[1].tobytes()
+    expected = [[[slow_depth(v / 1000, near, far)] * 3 for v in row.tolist()] for row in values]
+    for name, data in (
+        ('16UC1; compressedDepth png', struct.pack('<iff', 0, 0, 0) + png),
+        ('16UC1; png compressed', png),
+    ):
+        rgb = image_to_rgb(compressed(name, data), depth_range=(near, far))
+        assert np.abs(rgb.astype(int) - np.array(expected)).max() <= 1
+    # Metres are stored as factor / distance + shift.
+    factor, shift = 1000.0, 5.0
+    metres = [
+        [0.0 if v <= shift else factor / (v - shift) for v in row] for row in values.tolist()
+    ]
+    data = struct.pack('<iff', 1, factor, shift) + png
+    rgb = image_to_rgb(compressed('32FC1; compressedDepth png', data), depth_range=(near, far))
+    expected = [[[slow_depth(v, near, far)] * 3 for v in row] for row in metres]
+    above = values > shift
+    assert np.abs(rgb.astype(int) - np.array(expected))[above].max() <= 1
+    assert not rgb[values == 0].any()
+
+
+@pytest.mark.parametrize(
+    ('name', 'data', 'depth', 'says'),
+    [
+        ('16UC1; compressedDepth png', b'short', (0.1, 1.0), 'has 5 bytes'),
+        ('16UC1; compressedDepth rvl', bytes(100), (0.1, 1.0), 'is 0x0, expected a jpeg or png'),
+        ('16UC1; compressedDepth png', bytes(100), None, 'give the camera a depth_range'),
+        ('rgb8; jpeg compressed bgr8', bytes(100), (0.1, 1.0), 'expected 16UC1 or 32FC1'),
+    ],
+)
+def test_impossible_compressed_depth(name, data, depth, says):
+    with pytest.raises(ConversionError, match=says):
+        image_to_rgb(compressed(name, data), depth_range=depth)
+
+
+def test_eight_bit_png_is_no_distance():
+    png = cv2.imencode('.png', RGB)[1].tobytes()
+    with pytest.raises(ConversionError, match='not a png of 16-bit distances'):
+        image_to_rgb(compressed('png', png), depth_range=(0.1, 1.0))
+
+
+@pytest.mark.parametrize('little', [True, False])
+@given(st.integers(0, 2**31 - 1), st.integers(0, 10**9 - 1))
+def test_stamp_is_read_without_the_message(little, seconds, rest):
+    message = state_message(['a'], [1.0], seconds * 10**9 + rest)
+    data = STORE.serialize_cdr(message, 'sensor_msgs/msg/JointState', little_endian=little)
+    assert header_stamp(data) == header_stamp(bytes(data)) == seconds * 10**9 + rest
+    for stamp in ('header', 'receive'):
+        assert choose_time(header_stamp(data), 7, stamp) == stream_time(message, 7, stamp)
+
+
+@pytest.mark.parametrize('data', [b'', bytes(11), b'\x00\x02' + bytes(10), b'\x01' + bytes(11)])
+def test_stamp_of_something_else(data):
+    with pytest.raises(ConversionError, match='has no header'):
+        header_stamp(data)
+
+
 @pytest.mark.parametrize(
     ('field', 'value', 'says'),
     [
-        ('encoding', '16UC1', "encoding is '16UC1', expected one of rgb8"),
+        ('encoding', 'yuv422', "encoding is 'yuv422', expected one of rgb8"),
+        ('encoding', '16UC1', "encoding is '16UC1', distances: give the camera a depth_range"),
+        ('encoding', '32FC1', "encoding is '32FC1', distances"),
         ('step', 20, 'step 20'),
         ('height', 4, '7x4'),
         ('height', 2**32 - 1, 'and 105 bytes'),

@@ -164,3 +164,17 @@ def test_the_profile_for_camera_images_is_set_unless_the_user_has_one():
     assert environment({}) == dict.fromkeys(FAST_DDS_VARIABLES, profile)
     first, second = FAST_DDS_VARIABLES
     assert environment({first: 'mine.xml'}) == {second: profile}
+
+
+def test_only_where_the_simulator_stands_still_streams_need_no_rate():
+    for graph in ('demo', 'collect'):
+        recorder = by_name(GRAPHS[graph].processes())['recorder']
+        assert recorder.parameters['start_gate'] == 'alive'
+    (recorder,) = GRAPHS['record'].processes(contract='robot.yaml')
+    assert {'start_gate', 'compression'}.isdisjoint(recorder.parameters)
+    given = {'contract': 'robot.yaml', 'start_gate': 'alive', 'compression': 'none'}
+    (recorder,) = GRAPHS['record'].processes_from_text(given)
+    assert recorder.parameters['start_gate'] == 'alive'
+    assert recorder.parameters['compression'] == 'none'
+    with pytest.raises(ArgumentError, match="compression is 'gzip', expected zstd or none"):
+        GRAPHS['record'].processes_from_text({**given, 'compression': 'gzip'})

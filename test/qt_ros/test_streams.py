@@ -151,6 +151,34 @@ def test_latest_pairs_the_image_with_the_pose_of_its_own_time():
     assert content(stamped.observation) == (1, 7.0)
 
 
+def test_seen_is_what_latest_was_at_that_time():
+    # Between two images the pose goes on; a policy that is asked then still has the old pair.
+    assembler, live = ObservationAssembler(CONTRACT), ObservationAssembler(CONTRACT)
+    for index in range(60):
+        now = 5 * index * MS
+        if index in (0, 40):
+            assembler.push('front', now, image(index))
+        assembler.push(STATE, now, pose(index))
+    for index in range(60):
+        now = 5 * index * MS
+        if index in (0, 40):
+            live.push('front', now, image(index))
+        live.push(STATE, now, pose(index))
+        assert content(assembler.seen(now)) == content(live.latest(now).observation)
+    assert content(assembler.seen(195 * MS)) == (0, 0.0)
+    assert content(assembler.seen(200 * MS)) == (40, 40.0)
+
+
+def test_seen_names_what_was_too_old_then():
+    assembler = ObservationAssembler(CONTRACT)
+    assert assembler.seen(0) == Stale('front', None)
+    for now in (0, 500):
+        assembler.push(STATE, now * MS, pose(now))
+    assembler.push('front', 0, image(0))
+    assembler.push('front', 900 * MS, image(9))
+    assert assembler.seen(600 * MS) == Stale('front', 0.6)
+
+
 def test_stamps_ahead_of_the_clock_are_not_fresh_for_ever():
     assembler = ObservationAssembler(CONTRACT)
     for stream, value in {'front': image(3), STATE: pose(3)}.items():

@@ -1,0 +1,202 @@
+# Copyright 2026 The qt_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""`qt-ros record`: a recorder at the keyboard, also over ssh."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import select
+import shutil
+import sys
+import termios
+import tty
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from qt_ros.graphs import GRAPHS
+
+KEYS = {
+    's': 'start',
+    'y': 'success',
+    'f': 'failure',
+    't': 'timeout',
+    'd': 'discard',
+    'r': 'redo',
+}
+QUIT = 'q'
+END_OF_FILE = '\x04'  # Ctrl-D, and what the end of a file is taken for
+HELP = 's start  y success  f failure  t timeout  d discard  r redo  q quit'
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the subcommand to the `qt-ros` command."""
+    parser = subparsers.add_parser(
+        'record',
+        help='record episodes of a robot, by single keys',
+        description='Start a recorder, or attach to one that runs, show how it goes and tell it '
+        f'by single keys what to do: {HELP}. What is no terminal is read line by line.',
+    )
+    for option in GRAPHS['record'].options:
+        parser.add_argument(
+            f'--{option.name.replace("_", "-")}',
+            help=option.description,
+            default=option.default_text,
+            choices=option.choices or (('true', 'false') if option.kind is bool else None),
+            **({'nargs': '?', 'const': 'true'} if option.kind is bool else {}),
+        )
+    parser.add_argument('--attach', action='store_true', help='use the recorder that runs already')
+    parser.add_argument('--timeout', type=float, default=60.0, help='seconds to wait for it')
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the subcommand."""
+    from qt_ros.nodes.recorder_client import RecorderClient
+    from qt_ros.up import running
+
+    processes = [] if arguments.attach else GRAPHS['record'].processes_from_text(vars(arguments))
+    with (
+        running(processes, ready_timeout=arguments.timeout) as graph,
+        RecorderClient(arguments.namespace, arguments.timeout) as client,
+    ):
+        client.wait()
+        with keyboard(sys.stdin.fileno()) as keys:
+            console = Console(client, attached=arguments.attach)
+            while console.step(keys):
+                graph.check()
+    return 0
+
+
+class Keyboard:
+    """Single keys of a terminal, or the first letters of the lines of a file or pipe."""
+
+    def __init__(self, descriptor: int, terminal: bool) -> None:
+        self._descriptor, self._terminal = descriptor, terminal
+        self._keys: deque[str] = deque()
+        self._line = ''
+        self._open = True
+
+    def key(self) -> str:
+        """Give the next key, '' when there is none yet; `END_OF_FILE` again and again."""
+        while self._open and select.select([self._descriptor], [], [], 0)[0]:
+            data = os.read(self._descriptor, 1024)
+            self._open = bool(data)
+            self._take(data.decode(errors='replace') if data else f'\n{END_OF_FILE}\n')
+        if self._keys:
+            return self._keys.popleft()
+        return '' if self._open else END_OF_FILE
+
+    def _take(self, text: str) -> None:
+        if self._terminal:
+            self._keys.extend(text)
+            return
+        *lines, self._line = (self._line + text).split('\n')
+        self._keys.extend(word[0] for line in lines if (word := line.strip(' \t\r')))
+
+
+@contextmanager
+def keyboard(descriptor: int) -> Iterator[Keyboard]:
+    """Read single keys without echo, and leave the terminal as it was."""
+    if not os.isatty(descriptor):
+        yield Keyboard(descriptor, terminal=False)
+        return
+    before = termios.tcgetattr(descriptor)
+    try:
+        tty.setcbreak(descriptor)
+        yield Keyboard(descriptor, terminal=True)
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+
+class Console:
+    """What is shown, and what keys do.
+
+    Args:
+        client: A `RecorderClient`.
+        attached: Whether the recorder stays when we go.
+    """
+
+    def __init__(self, client: Any, *, attached: bool) -> None:
+        self._client, self._attached = client, attached
+        self._command = self._problem = ''
+        self._leaving = False
+        self._live = sys.stdout.isatty()
+        for line in client.status['repaired']:
+            self.say(line)
+        self.say(HELP)
+
+    def step(self, keys: Keyboard) -> bool:
+        """Receive, show, and take one key; False once it says to quit."""
+        client = self._client
+        client.spin(0.05)
+        answer = client.answer()
+        if answer is not None:
+            self.say(_explain(self._command, *answer))
+            if not answer[0]:
+                self._problem = client.status['problem']  # just said
+        elif not client.busy and client.status['problem'] != self._problem:
+            self._problem = client.status['problem']
+            if self._problem:
+                self.say(self._problem)
+        if self._live:
+            columns = shutil.get_terminal_size().columns - 1
+            print(f'\r\x1b[K{status_line(client.status)[:columns]}', end='', flush=True)
+        return client.busy or self._take(keys.key())
+
+    def say(self, line: str) -> None:
+        """Print a line that stays."""
+        start = '\r\x1b[K' if self._live else ''
+        with contextlib.suppress(BrokenPipeError):
+            print(f'{start}{line}', flush=True)
+
+    def _take(self, key: str) -> bool:
+        recording = self._client.status['state'] == 'recording'
+        if key in KEYS:
+            self._command = KEYS[key]
+            self._client.send(self._command)
+        elif key == END_OF_FILE or (key == QUIT and (self._leaving or not recording)):
+            if recording:
+                self.say(
+                    'the episode goes on' if self._attached else 'the episode stays unlabeled'
+                )
+            return False
+        elif key == QUIT:
+            self.say('an episode is being recorded; q again leaves it unlabeled')
+        elif key.strip():
+            self.say(f'{key!r} means nothing; {HELP}')
+        if key:
+            self._leaving = key == QUIT
+        return True
+
+
+def status_line(status: Mapping[str, Any]) -> str:
+    """Describe a recorder's status in one line."""
+    counts = status.get('counts', {})
+    streams = [
+        f'{topic.lstrip("/")} {counts.get(topic, "")}@{rate:.3g} Hz'.replace(' @', ' ')
+        for topic, rate in status['rates'].items()
+        if rate or topic in counts
+    ]
+    parts = [status['state']]
+    if status['state'] == 'recording':
+        queue = f'{status["queue_bytes"] / 2**20:.1f} MiB waiting'
+        parts = [f'RECORDING {Path(status["bag"]).name} {status["elapsed"]:.1f} s', queue]
+        if status['dropped']:
+            parts.append(f'{status["dropped"]} DROPPED')
+    parts += [*status['slow'], *streams, f'{status["free_mib"]} MiB free']
+    return ' | '.join(parts)
+
+
+def _explain(command: str, success: bool, message: str) -> str:
+    if not success:
+        return f'{command} refused: {message}'
+    content = json.loads(message) if message.startswith('{') else {}
+    if 'instruction' in content:
+        return f'{content["bag"]}: recording "{content["instruction"]}"'
+    return f'{content["bag"]}: {content["outcome"]}' if content else f'{command}: done'
