@@ -15,8 +15,8 @@ converter. What must hold:
    the stream that ended first. Otherwise it may leave ticks out: of two images that one message
    completes it answers the newer, since an older one is no longer worth acting on.
 
-3. At a tick that the converter places where there is no image, it keeps what the live side, asked by
-   a timer (`trigger: rate`), acts on: the image before, and the rest as of that image's time.
+3. At a tick that the converter places where there is no image, it keeps what the live side, asked
+   by a timer (`trigger: rate`), acts on: the image before, and the rest as of that image's time.
 """
 
 import tempfile
