@@ -39,6 +39,7 @@ class Process:
         lifecycle: Whether it is a lifecycle node.
         announces: Whether it will log '<name> ready' by itself.
         log_level: One of `LOG_LEVELS`.
+        patience: Seconds it may take to end by itself when it is asked to.
     """
 
     executable: str
@@ -50,6 +51,7 @@ class Process:
     lifecycle: bool = False
     announces: bool = True
     log_level: str = 'info'
+    patience: float = 10.0
 
 
 def _argument(default: Any, description: str, choices: tuple[str, ...] = ()) -> Any:
@@ -268,13 +270,15 @@ def _policy_process(arguments: Arguments, **parameters: Value | None) -> Process
 
 
 def _recorder_process(arguments: Arguments) -> Process:
-    return _process(
+    process = _process(
         arguments,
         'recorder',
         output=arguments.output,
         start_gate=arguments.start_gate,
         compression=arguments.compression,
     )
+    # What waits for a slow disk is written first.
+    return dataclasses.replace(process, patience=120.0)
 
 
 def _params_file(arguments: Arguments) -> Path:

@@ -54,6 +54,7 @@ def node_actions(processes: tuple[Process, ...]) -> list[Any]:
             remappings=list(process.remappings),
             ros_arguments=['--log-level', process.log_level],
             output='screen',
+            sigterm_timeout=str(process.patience),
             on_exit=Shutdown(reason=f'{process.name} has ended'),
         )
         for process in processes

@@ -112,6 +112,17 @@ class Recording:
                 self.deepest = max(self.deepest, self.queued)
                 self._changed.notify()
 
+    def lose(self, topic: str, count: int) -> None:
+        """Take note of messages that were published and never came.
+
+        A camera on a bad line loses some now and then: they are counted, and the episode goes on.
+        """
+        with self._changed:
+            audit = self.writer.audits.get(topic)
+            if self._ending is None and audit is not None:
+                self.dropped += count
+                audit.lost += count
+
     def note_instruction(self, received: int, instruction: str) -> None:
         """Take note of a sentence that replaces the one in force."""
         change = InstructionChange(time=received, instruction=instruction)
@@ -172,6 +183,7 @@ class Recording:
         interval = EARLY * self.limits.flush_interval
         while True:
             item = self._take(flushed + interval)
+            self._note()
             if item is not None:
                 topic, received, data = item
                 if topic not in self.writer.counts:
@@ -187,7 +199,6 @@ class Recording:
             if now >= flushed + interval:
                 flushed = now
                 self.writer.flush()
-                self._note()
             if now >= looked + SPACE_INTERVAL:
                 looked = now
                 self._look_at_space()
@@ -211,7 +222,7 @@ class Recording:
 
     def _look_at_space(self) -> None:
         free = shutil.disk_usage(self.writer.partial).free
-        if free < self.limits.min_free:
+        if self.limits.min_free and free < self.limits.min_free + self.queued:  # to be written too
             with self._changed:
                 self._spoil(
                     f'the disk was filling: {free >> 20} MiB free, '

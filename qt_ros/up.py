@@ -21,8 +21,9 @@ import yaml
 
 from qt_ros.graphs import Process, environment
 
-# How a child is asked to end, and how many seconds it gets before the next, harsher way.
-ENDINGS = ((signal.SIGINT, 10.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 5.0))
+# How a child is asked to end, and how many seconds it gets before the next, harsher way; None for
+# its own patience.
+ENDINGS = ((signal.SIGINT, None), (signal.SIGTERM, 3.0), (signal.SIGKILL, 5.0))
 
 
 class ProcessError(RuntimeError):
@@ -49,6 +50,7 @@ class Child:
         events: queue.Queue[Child],
     ) -> None:
         self.name, self.quiet, self._events = process.name, quiet, events
+        self.patience = process.patience
         self.ready = not process.announces
         self.last_line = ''
         self._popen = subprocess.Popen(
@@ -145,9 +147,9 @@ class RunningGraph:
             try:
                 for child in living:
                     child.send(number)
-                deadline = time.monotonic() + patience
+                begun = time.monotonic()
                 for child in living:
-                    child.wait(deadline)
+                    child.wait(begun + (child.patience if patience is None else patience))
             except (KeyboardInterrupt, SystemExit):
                 continue
 

@@ -80,7 +80,7 @@ def import_lerobot(
                 episode = matching.episode(entry, columns, writer.staging, image_format)
                 writer.add(episode)
                 episodes, steps = episodes + 1, steps + len(episode.bins)
-            except ValueError as error:  # every error class of qt_core is one
+            except (ValueError, RecursionError) as error:  # our error classes are ValueErrors
                 line = ' '.join(str(error).split())
                 where = f'{source}: episode {entry.index}'
                 failures.append(line if where in line else f'{where}: {line}')

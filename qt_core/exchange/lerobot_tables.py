@@ -19,6 +19,7 @@ from qt_core.exchange.errors import ExchangeError
 MAX_GROUP_BYTES = 2 << 30  # of one row group, unpacked
 MAX_LENGTH = 10**6  # frames of one episode
 BATCH = 4096
+UNPACKED = 256 << 20  # bytes of coded images at a time
 INDEX = {'dtype': 'int64', 'shape': (1,)}
 
 Columns = dict[str, Any]  # name to (n,), (n, D) or, of images, a list of bytes
@@ -41,8 +42,13 @@ def read_episodes(
     names = ['episode_index', *columns]
     with parquet.ParquetFile(path) as file:
         check_size(file, names, path)
-        index, parts, length = -1, list[Columns](), 0
-        for batch in file.iter_batches(BATCH, columns=names):
+        index, parts, length, held = -1, list[Columns](), 0, 0
+        images = any(features.get(name, INDEX)['dtype'] == 'image' for name in names)
+        rows = _rows_at_once(file) if images else BATCH
+        for batch in file.iter_batches(rows, columns=names):
+            held += batch.nbytes
+            if held > MAX_GROUP_BYTES:
+                raise ExchangeError(f'{path}: an episode of over {MAX_GROUP_BYTES} bytes')
             content = {n: _column(batch.column(n), n, features.get(n, INDEX), path) for n in names}
             numbers = content.pop('episode_index')
             if not len(numbers):
@@ -52,13 +58,20 @@ def read_episodes(
                 if int(numbers[start]) != index:
                     if parts:
                         yield index, _joined(parts)
-                    index, parts, length = int(numbers[start]), [], 0
+                    index, parts, length, held = int(numbers[start]), [], 0, batch.nbytes
                 length += stop - start
                 if length > MAX_LENGTH:
                     raise ExchangeError(f'{path}: an episode of over {MAX_LENGTH} frames')
                 parts.append({n: values[start:stop] for n, values in content.items()})
         if parts:
             yield index, _joined(parts)
+
+
+def _rows_at_once(file: parquet.ParquetFile) -> int:
+    """Give how many rows of images to read: where all are equal, each may be all of its group."""
+    groups = range(file.metadata.num_row_groups)
+    largest = max((file.metadata.row_group(n).total_byte_size for n in groups), default=1)
+    return max(1, min(BATCH, UNPACKED // max(1, largest)))
 
 
 def _column(array: pa.Array, name: str, feature: Mapping[str, Any], path: Path) -> Any:

@@ -174,26 +174,30 @@ def relabel(
     Args:
         source: The folder to relabel.
         out: The new folder.
-        outcomes: Source of an episode to `success` or `failure`.
+        outcomes: Source or source hash of one episode to `success` or `failure`.
         instructions: Sentence to the one that replaces it.
         embed: Embeds new sentences; None for the folder's sentence model.
 
     Raises:
-        ReplayError: An outcome is not one of the two, no episode has such a source or sentence, or
-            `out` is not empty.
+        ReplayError: An outcome is not one of the two, no episode or more than one has such a
+            source, no episode has such a sentence, or `out` is not empty.
     """
     for outcome in outcomes.values():
         _require_outcome(outcome, ('success', 'failure'))
     if instructions and not source.sentence_model:
         raise ReplayError(f'{source.folder} has no sentences to replace')
-    known = {entry['source'] for entry in source.episodes}
-    for name, given, there in (
-        ('source', outcomes, known),
-        ('instruction', instructions, set(source.instructions)),
-    ):
-        unknown = sorted(set(given) - there)
-        if unknown:
-            raise ReplayError(f'{source.folder} has no episode of {name} {unknown[0]!r}')
+    for name in outcomes:
+        hashes = [e['source_hash'] for e in source.episodes if name in _names(e)]
+        if not hashes:
+            raise ReplayError(f'{source.folder} has no episode of source {name!r}')
+        if len(hashes) > 1:
+            raise ReplayError(
+                f'{source.folder} has {len(hashes)} episodes of source {name!r}; give the hash of '
+                f'one in its place: {", ".join(hashes[:4])}'
+            )
+    unknown = sorted(set(instructions) - set(source.instructions))
+    if unknown:
+        raise ReplayError(f'{source.folder} has no episode of instruction {unknown[0]!r}')
     space = None
     if source.contract is not None and source.contract.action.terminate:
         space = ActionSpace(source.contract)
@@ -204,8 +208,9 @@ def relabel(
         labelled = replace(
             episode, instruction=instructions.get(episode.instruction, episode.instruction)
         )
-        if episode.source in outcomes:
-            labelled = _ended(labelled, outcomes[episode.source], space)
+        for name in (episode.source, episode.source_hash):
+            if name in outcomes:
+                labelled = _ended(labelled, outcomes[name], space)
         before = (episode.instruction, episode.outcome)
         changed += before != (labelled.instruction, labelled.outcome)
         return labelled
@@ -225,6 +230,10 @@ def _ended(episode: ReplayEpisode, outcome: str, space: ActionSpace | None) -> R
     action[-1, -1] = 1.0
     bins[-1, -1] = space.encode(action[-1:])[0, -1]
     return replace(ended, action=action, bins=bins)
+
+
+def _names(entry: Entry) -> tuple[str, str]:
+    return entry['source'], entry['source_hash']
 
 
 def _at(places: Collection[tuple[int, int]]) -> Callable[[Entry], bool]:

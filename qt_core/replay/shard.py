@@ -68,7 +68,7 @@ class OpenShard:
                 file.extend(episode.images[name])
             for name, values in _rows(episode, number).items():
                 if name in self._columns:
-                    self._columns[name].append(np.array(values, self._fields[name][0]))
+                    self._columns[name].append(np.array(values, self._fields[name][0], order='C'))
             self._quality.append(None if episode.quality is None else dict(episode.quality))
             self.instructions[episode.instruction] = number
         except BaseException as error:

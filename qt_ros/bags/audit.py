@@ -92,7 +92,7 @@ class TopicAudit:
 
     def __init__(self, kind: str, expected: float | None = None) -> None:
         self.expected = expected
-        self.messages = self.repeated = self.jumps = 0
+        self.messages = self.repeated = self.jumps = self.lost = 0
         fields = TYPESTORE.fielddefs[kind][1]
         self._stamped = bool(fields) and fields[0][1][1] == 'std_msgs/msg/Header'
         self._image = kind in IMAGE_TYPES
@@ -135,7 +135,7 @@ class TopicAudit:
 
     def count(self, topic: str, name: str, messages: int, start: int, stop: int) -> TopicCount:
         """Sum up, for `messages` in the bag from `start` to `stop`, ns."""
-        duration = (stop - start) / 1e9
+        duration = (max(stop, self._last) - start) / 1e9  # the last ones came after the stop
         gap = self.gap(start, stop)
         return TopicCount(
             topic=topic,
@@ -146,4 +146,5 @@ class TopicAudit:
             largest_gap=None if gap is None else round(gap, 6),
             repeated=self.repeated,
             jumps=self.jumps,
+            lost=self.lost,
         )

@@ -122,7 +122,7 @@ def convert(
         ReplayError: `out` is not empty, or differs from what is to be appended.
         BagError: No bag could be converted.
     """
-    from qt_ros.bags.report import write_report
+    from qt_ros.bags.report import earlier_failures, write_report
 
     if engine not in ENGINES:
         raise BagError(f'engine is {engine!r}, expected {" or ".join(ENGINES)}')
@@ -141,7 +141,8 @@ def convert(
         jpeg_quality=jpeg_quality,
         append=resume,
     ) as writer:
-        present, last = _present(out) if writer.sources else (set(), '')
+        # Only the bag of the last episode may be there in part.
+        last = ReplayFolder(out).episodes[-1]['source_hash'] if writer.sources else ''
         seen = set(writer.sources) - {last}
         attempt = partial(
             _attempt,
@@ -161,11 +162,10 @@ def convert(
                     seen.add(result.source_hash)
                     added = 0
                     try:
-                        for episode in result.converted.episodes:
-                            # A bag of several may have been cut by the end of a shard.
-                            if (episode.source_hash, episode.source) not in present:
-                                writer.add(episode)
-                                added, steps = added + 1, steps + len(episode.bins)
+                        there = writer.sources.get(result.source_hash, 0)
+                        for episode in result.converted.episodes[there:]:
+                            writer.add(episode)
+                            added, steps = added + 1, steps + len(episode.bins)
                     except ReplayError as error:
                         failure = f'{path}: {error}'
                     episodes, stale = (
@@ -182,18 +182,10 @@ def convert(
                 progress(failure)
         if episodes + skipped == 0:
             raise BagError(f'no bag could be converted; the first: {failures[0]}')
-    write_report(out, failures)
+    names = tuple(f'{path}{end}' for path in bags for end in (':', ' '))
+    earlier = [line for line in earlier_failures(out) if not line.startswith(names)]
+    write_report(out, [*earlier, *failures])
     return Report(episodes, steps, stale, skipped, tuple(failures), tuple(notes))
-
-
-def _present(out: Path) -> tuple[set[tuple[str, str]], str]:
-    """Give (hash, name) of the episodes in a folder, and the hash of the last one.
-
-    Only the bag of the last one may be there in part.
-    """
-    entries = ReplayFolder(out).episodes
-    pairs = {(str(entry['source_hash']), str(entry['source'])) for entry in entries}
-    return pairs, str(entries[-1]['source_hash'])
 
 
 def _first_contract(bags: Sequence[Path], unrecorded: Unrecorded) -> RobotContract:

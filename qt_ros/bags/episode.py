@@ -35,6 +35,8 @@ class TopicCount:
             first and after the last one. None when nothing can be said.
         repeated: Images that are equal, but for the stamp, to the one before.
         jumps: Header stamps before the one before, or far ahead of it for the time that passed.
+        lost: Messages that were published and never reached the recorder, as far as it can know:
+            while the topic has one publisher.
     """
 
     topic: str
@@ -45,6 +47,7 @@ class TopicCount:
     largest_gap: float | None = None
     repeated: int = 0
     jumps: int = 0
+    lost: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from qt_core.replay import ReplayEpisode
 from qt_ros.bags.episode import BagError
 from qt_ros.bags.quality import idle_share, rounded, saturation, stream_quality
 from qt_ros.bags.reader import EpisodeBag, deserialise
-from qt_ros.bags.scan import ACTION, Scan, place_ticks, scan
+from qt_ros.bags.scan import ACTION, Scan, latest_command, place_ticks, scan
 from qt_ros.bags.segments import Filler, Segment, Staging
 from qt_ros.conversions import choose_time, command_targets, header_stamp
 from qt_ros.streams import STATE, ObservationAssembler, Stale, Stream, observed_streams
@@ -98,7 +98,8 @@ def convert_bag(
     full = [segment for segment in segments if len(segment.kept) > 1]
     episodes = []
     for number, segment in enumerate(full):
-        source = bag.path.name if len(full) == 1 else f'{bag.path.name}#{number}'
+        name = bag.path.resolve().name
+        source = name if len(full) == 1 else f'{name}#{number}'
         chosen = np.array([targets[answers[tick]] for tick in segment.kept[:-1]])
         episode = _episode(bag, segment, chosen, final=segment is segments[-1])
         quality = _quality(bag, found, np.array(ticks), segment, episode)
@@ -170,11 +171,11 @@ def _read_frames(
         with _naming(bag, stream.topic):
             return stream.decode(deserialise(data, stream.type))
 
-    number = -1
+    number, latest = -1, latest_command(bag)
     for topic, received, data in bag.serialised([*streams, action]):
         if topic == action:
-            number += 1
-            if number in commands:
+            number += received <= latest  # the scan numbers no others
+            if received <= latest and number in commands:
                 with _naming(bag, topic):
                     message = deserialise(data, bag.types[topic])
                     targets[number] = command_targets(message, contract.action)

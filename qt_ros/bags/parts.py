@@ -8,6 +8,7 @@ may have lost, is asked for nothing but the names of the parts.
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 import sys
@@ -39,6 +40,7 @@ MAX_CHUNK = 1 << 30  # bytes
 MAX_MESSAGE = 320 << 20  # bytes
 COPIED = 8 << 20  # bytes at a time
 RESERVE = 512 << 20  # bytes of disk that decompressing leaves free
+LOCAL = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EACCES, errno.ENOMEM)
 
 
 def is_part(path: Path) -> bool:
@@ -77,16 +79,21 @@ def _listed(path: Path) -> set[str]:
     return {name for name in names if name.removesuffix(COMPRESSED).endswith(SUFFIXES)}
 
 
+class LocalError(BagError):
+    """A bag that cannot be read for want of something on this machine, and what."""
+
+
 class Part:
     """One file of a bag, open.
 
     Attributes:
         connections: What is recorded in it.
         damage: Why it is not whole; '' for a whole one.
+        cut: Whether its end is missing.
     """
 
-    def __init__(self, reader: Reader, damage: str) -> None:
-        self._reader, self.damage = reader, damage
+    def __init__(self, reader: Reader, damage: str, *, cut: bool) -> None:
+        self._reader, self.damage, self.cut = reader, damage, cut
         self.connections: list[Connection] = list(reader.connections)
 
     def messages(self, connections: list[Connection]) -> Iterator[tuple[Connection, int, bytes]]:
@@ -116,8 +123,9 @@ def open_part(path: Path) -> Iterator[Part]:
             file = Path(folder, 'bag.db3')  # they have a meaning in sqlite's names
             file.symlink_to(path.resolve())
         reader, damage = _open(file, path)
+        cut = isinstance(reader.path, Mended) and readable_length(file) is not None
         try:
-            yield Part(reader, damage)
+            yield Part(reader, damage, cut=cut)
         finally:
             reader.close()
 
@@ -140,7 +148,20 @@ def _open(file: Path, path: Path) -> tuple[Reader, str]:
         damage = damage or f'{path.name} was cut off; {length} bytes of it could be read'
         return _opened(Mended(file, length)), damage
     except Exception as error:  # rosbags has no common base class; any of them means unreadable
+        if is_local(error):
+            raise
         raise BagError(f'{path}: cannot be read ({_line(error)})') from error
+
+
+def is_local(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, is about this machine and not about the bag."""
+    while error is not None:
+        if isinstance(error, LocalError | MemoryError):
+            return True
+        if isinstance(error, OSError) and error.errno in LOCAL:
+            return True
+        error = error.__cause__
+    return False
 
 
 def _opened(file: Path | Mended) -> Reader:
@@ -161,7 +182,7 @@ def _decompress(path: Path, folder: Path) -> Path:
             while data := source.read(COPIED):
                 target.write(data)
                 if shutil.disk_usage(folder).free < RESERVE:
-                    raise BagError(f'{path}: no room in {folder.parent} to decompress it')
+                    raise LocalError(f'{path}: no room in {folder.parent} to decompress it')
     except (EOFError, zstd.ZstdError):
         pass  # what comes of it is a file that was cut off
     return file

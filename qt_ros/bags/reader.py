@@ -14,7 +14,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from qt_core.contract import RobotContract, require_same
 from qt_ros.bags.episode import FILE_NAME, BagError, EpisodeRecord
-from qt_ros.bags.parts import Part, find_parts, is_part, open_part
+from qt_ros.bags.parts import Part, find_parts, is_local, is_part, open_part
 from qt_ros.conversions import COMMAND_TYPES
 
 TYPESTORE = get_typestore(Stores.ROS2_JAZZY)
@@ -166,9 +166,13 @@ class EpisodeBag:
                         yield chosen[connection.id][1], time, data
                     if part.damage:
                         self._note(part.damage)
+                    if part.cut:
+                        break  # what comes later would follow a gap
             except _TopicError as error:
                 raise BagError(f'{self.path}: {error}') from None
             except Exception as error:  # rosbags has no common base class; each means damage
+                if is_local(error):  # the bag may be whole
+                    raise
                 line = ' '.join(str(error).split()) or type(error).__name__
                 self._note(line if path.name in line else f'{path.name}: {line}')
                 break  # what comes later would follow a gap

@@ -41,7 +41,8 @@ def repair(partial: Path) -> Path | None:
     """Make a bag of a `NAME.partial` folder, and remove the folder.
 
     The bag holds every message up to the last whole chunk. It is unlabeled, ended by `timeout`,
-    and its `damage` says what happened. Being killed in the middle of a repair does no harm.
+    and its `damage` says what happened. Where what follows is damaged, and not just missing, the
+    original is kept as `NAME.damaged`. Being killed in the middle of a repair does no harm.
 
     Args:
         partial: The folder. Nobody may be writing it.
@@ -76,11 +77,14 @@ def _repair(partial: Path) -> Path | None:
         os.replace(bag, path)
     else:
         try:
-            repaired = _rewrite(bag, aside / path.name)
+            repaired, whole = _rewrite(bag, aside / path.name)
         except BagError:
             os.replace(partial, path.with_name(f'{path.name}.unreadable'))
             return None
         os.replace(repaired, path)
+        if not whole:
+            os.replace(partial, path.with_name(f'{path.name}.damaged'))
+            return path
     shutil.rmtree(partial)
     return path
 
@@ -96,16 +100,17 @@ def _is_complete(bag: Path) -> bool:
         return False
 
 
-def _rewrite(bag: Path, to: Path) -> Path:
-    """Copy what is readable.
+def _rewrite(bag: Path, to: Path) -> tuple[Path, bool]:
+    """Copy what is readable; give the copy, and whether it ends where the file does.
 
     Raises:
         BagError: Nothing is.
+        OSError: The disk refuses to read or write.
     """
     record = EpisodeRecord.load(bag)
     file = bag / f'{bag.name}.mcap'
     shutil.rmtree(to.parent, ignore_errors=True)  # of a repair that was killed
-    with _reader(file) as reader:
+    with _reader(file) as (reader, whole):
         kinds = {c.topic: c.msgtype for c in reader.connections}
         writer = EpisodeBagWriter(
             to,
@@ -114,37 +119,49 @@ def _rewrite(bag: Path, to: Path) -> Path:
             expected={count.topic: count.expected for count in record.counts},
         )
         try:
-            for topic, time, data in _readable(reader):
+            problem = '' if whole else '; what follows is damaged'
+            messages = _readable(reader)
+            while True:
+                try:
+                    topic, time, data = next(messages)
+                except StopIteration:
+                    break
+                except OSError:
+                    raise
+                except Exception as error:  # rosbags' errors have no common base class
+                    problem = f'; what follows cannot be read ({_line(error)})'
+                    break
                 writer.write(topic, time, data)
             if not any(writer.counts.values()):
                 raise BagError(f'{file}: holds no message')
-            return writer.finish(
+            done = writer.finish(
                 dataclasses.replace(
                     record,
                     outcome='unlabeled',
                     ended_by='timeout',
-                    damage=record.damage or STOPPED,
+                    damage=(record.damage or STOPPED) + problem,
                 )
             )
+            return done, not problem
         except (BagError, OSError):
             writer.discard()
             raise
 
 
 def _readable(reader: Reader) -> Iterator[tuple[str, int, bytes]]:
-    """Read messages in the order of the file, up to the first one that is damaged."""
+    """Read messages in the order of the file; any exception means that the next is damaged."""
     messages: Iterator[Any] = reader.storage.messages_scan(reader.connections)  # type: ignore[attr-defined]
-    while True:
-        try:
-            connection, time, data = next(messages)
-        except Exception:  # also its end; rosbags' errors have no common base class
-            return
+    for connection, time, data in messages:
         yield connection.topic, time, data
 
 
+def _line(error: Exception) -> str:
+    return ' '.join(str(error).split()) or type(error).__name__
+
+
 @contextmanager
-def _reader(file: Path) -> Iterator[Reader]:
-    """Open what is whole of an MCAP file.
+def _reader(file: Path) -> Iterator[tuple[Reader, bool]]:
+    """Open what is whole of an MCAP file; give also whether nothing but its end is missing.
 
     Raises:
         BagError: Nothing is.
@@ -154,12 +171,13 @@ def _reader(file: Path) -> Iterator[Reader]:
     except OSError as error:
         raise BagError(f'{file}: cannot be read ({error})') from error
     reader = _open(file if length is None else Mended(file, length))
+    whole = reader is not None
     if reader is None:
         reader = _open_longest(file, length or file.stat().st_size)
     if reader is None:
         raise BagError(f'{file}: nothing in it can be read')
     try:
-        yield reader
+        yield reader, whole
     finally:
         with contextlib.suppress(Exception):
             reader.close()

@@ -74,7 +74,7 @@ def scan(bag: EpisodeBag) -> Scan:
     stamped = {topic: _stamped(bag.types[topic]) for topic in names}
     found = {name: MessageTimes() for name, _ in names.values()}
     sentences: list[tuple[int, str]] = []
-    latest = bag.record.stop + round(1e9 * contract.period) if bag.record.stop else 2**62
+    latest = latest_command(bag)
     instruction = contract.instruction.topic
     for topic, received, data in bag.serialised(names, [instruction]):
         if topic == instruction:
@@ -101,6 +101,12 @@ def scan(bag: EpisodeBag) -> Scan:
             raise BagError(f"{bag.path}: stamps of '{topic}' span {span:.0f} s, over {LONGEST} s")
     sentences.sort(key=lambda heard: heard[0])
     return Scan(found, _sentences(bag, sentences))
+
+
+def latest_command(bag: EpisodeBag) -> int:
+    """Give the receive time, ns, after which a command belongs to no episode."""
+    stop = bag.record.stop
+    return stop + round(1e9 * bag.contract.period) if stop else 2**62
 
 
 def _stamped(kind: str) -> bool:

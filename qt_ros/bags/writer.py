@@ -168,8 +168,8 @@ class EpisodeBagWriter:
         self._remove()
 
     def _remove(self) -> None:
-        shutil.rmtree(self.partial)
         self._reserve.close()
+        shutil.rmtree(self.partial)
 
 
 def require_known(kind: str, source: object) -> None:

@@ -36,6 +36,8 @@ class Stream:
         since: When it was made, monotonic s.
         said: Messages of publishers that are alive, oldest first; of latched topics only.
         before: What had been said before the subscription was made anew, and will come again.
+        number: Sequence number of the last message, by which lost ones are known; only while there
+            is one publisher, since rclpy does not say whose message it is.
     """
 
     subscription: Any
@@ -45,6 +47,7 @@ class Stream:
     since: float
     said: dict[bytes, None] = field(default_factory=dict)
     before: dict[bytes, None] = field(default_factory=dict)
+    number: int = 0
 
 
 class AdaptiveSubscriptions:
@@ -54,12 +57,17 @@ class AdaptiveSubscriptions:
         node: Subscribes.
         kinds: Topic to message type; None takes the publishers' type.
         receive: Called with topic and serialised message; latched messages are not repeated.
+        lost: Called with topic and number of messages that were published and never came.
     """
 
     def __init__(
-        self, node: Node, kinds: Mapping[str, str | None], receive: Callable[[str, bytes], None]
+        self,
+        node: Node,
+        kinds: Mapping[str, str | None],
+        receive: Callable[[str, bytes], None],
+        lost: Callable[[str, int], None],
     ) -> None:
-        self._node, self._receive = node, receive
+        self._node, self._receive, self._lost = node, receive, lost
         self.kinds: dict[str, str | None] = dict(kinds)
         self._optional = {topic for topic, kind in kinds.items() if kind is None}
         self._streams: dict[str, Stream] = {}
@@ -92,7 +100,8 @@ class AdaptiveSubscriptions:
         return {topic: list(self._streams[topic].said) for topic in self._latched()}
 
     def _latched(self) -> list[str]:
-        return [t for t, s in self._streams.items() if s.latched and t in self._optional]
+        held = {t for t, s in self._streams.items() if s.latched or s.said}
+        return [topic for topic in self._streams if topic in held and topic in self._optional]
 
     def _connecting(self, topic: str) -> str:
         young = time.monotonic() - self._streams[topic].since < MATCHING
@@ -119,6 +128,8 @@ class AdaptiveSubscriptions:
             gets_all = known.reliable <= reliable and known.latched <= latched
             # Only a new subscription is told again what the publishers that are left have said.
             fewer = latched and not known.publishers <= publishers
+            if not publishers <= known.publishers:
+                known.number = 0
             known.publishers |= publishers
             if (same and not fewer) or (recording and gets_all):
                 return
@@ -127,7 +138,7 @@ class AdaptiveSubscriptions:
         subscription = self._node.create_subscription(
             message,
             topic,
-            lambda data: self._take(topic, data),
+            lambda data, info: self._take(topic, data, info['publication_sequence_number']),
             QoSProfile(
                 depth=DEPTH,
                 reliability=ReliabilityPolicy.RELIABLE
@@ -143,11 +154,22 @@ class AdaptiveSubscriptions:
         )
         now = time.monotonic()
         self._streams[topic] = Stream(
-            subscription, reliable, latched, publishers, now, before=before if latched else {}
+            subscription,
+            reliable,
+            latched,
+            publishers,
+            now,
+            # A volatile subscription is not told again.
+            said={} if latched else dict(before),
+            before=before if latched else {},
         )
 
-    def _take(self, topic: str, data: bytes) -> None:
+    def _take(self, topic: str, data: bytes, number: int) -> None:
         stream = self._streams[topic]
+        if stream.subscription.get_publisher_count() == len(stream.publishers) == 1:
+            if 0 < stream.number < number - 1:
+                self._lost(topic, number - stream.number - 1)
+            stream.number = number
         if stream.latched and topic in self._optional:
             again = data in stream.before
             stream.before.pop(data, None)

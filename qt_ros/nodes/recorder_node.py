@@ -93,7 +93,9 @@ class RecorderNode(Node):
         extra = [t for t in self.get_parameter('extra_topics').value if t]
         # Recorded when something publishes them; their types are known only then.
         unknown = dict.fromkeys(self.resolve_topic_name(topic) for topic in extra)
-        self.streams = AdaptiveSubscriptions(self, {**unknown, **required}, self.on_message)
+        self.streams = AdaptiveSubscriptions(
+            self, {**unknown, **required}, self.on_message, self.on_loss
+        )
         self.recording: Recording | None = None
         self.begun = 0  # ns
         self.last_message = 0.0
@@ -130,6 +132,11 @@ class RecorderNode(Node):
             if topic not in recording.writer.counts:
                 recording.add_topic(topic, self.streams.kinds[topic])
             recording.put(topic, now, data)
+
+    def on_loss(self, topic: str, count: int) -> None:
+        """Take note of messages that DDS has overwritten while this process was busy."""
+        if self.recording is not None:
+            self.recording.lose(topic, count)
 
     def on_instruction(self, data: bytes) -> None:
         """Take the sentence that is in force from now on."""
@@ -169,7 +176,7 @@ class RecorderNode(Node):
         recording.discard()
         await self._over(recording)
         self._retire(recording)
-        response.success = recording.path is None
+        response.success = recording.path is None and not recording.error
         response.message = self.problem
         return response
 
@@ -199,6 +206,7 @@ class RecorderNode(Node):
             content['gaps'] = {t: audits[t].gap(self.begun, now) for t in self.expected}
             content['repeated'] = {t: audits[t].repeated for t in self.expected}
             content['jumps'] = {t: audits[t].jumps for t in self.expected}
+            content['lost'] = {t: audits[t].lost for t in self.topics}
         content |= {
             'rates': self.rates.measured(now),
             'slow': self._slow(),
@@ -297,6 +305,10 @@ class RecorderNode(Node):
             self.problem = f'{writer.path} ended as damaged: {recording.damage} ({counted})'
         if self.problem:
             self.get_logger().error(self.problem)
+        elif recording.dropped:
+            self.get_logger().warning(
+                f'{writer.path}: {recording.dropped} messages were lost on the way to the recorder'
+            )
         self.publish_status()
 
     def _settled(self) -> Future:

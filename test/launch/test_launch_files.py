@@ -107,6 +107,7 @@ def test_nodes_are_the_processes_of_the_graph(name, tmp_path):
             'remappings': [],
             'ros_arguments': ['--log-level', 'debug'],
             'output': 'screen',
+            'sigterm_timeout': str(process.patience),
         }
 
 

@@ -127,6 +127,21 @@ def test_relabelling_outcomes(tmp_path):
     assert verify(tmp_path / 'out') == []
 
 
+def test_episodes_of_one_name_are_told_apart_by_their_hash(tmp_path):
+    path = tmp_path / 'r'
+    with ReplayWriter(path, SPEC, embed) as writer:
+        for number in range(3):
+            twin = dataclasses.replace(episode(number), source='same', source_hash=f'hash{number}')
+            writer.add(twin)
+    folder = ReplayFolder(path)
+    with pytest.raises(ReplayError, match="3 episodes of source 'same'; give the hash"):
+        relabel(folder, tmp_path / 'out', outcomes={'same': 'failure'}, instructions={})
+    before = [entry['outcome'] for entry in folder.episodes]
+    relabel(folder, tmp_path / 'out', outcomes={'hash1': 'success'}, instructions={})
+    after = [entry['outcome'] for entry in ReplayFolder(tmp_path / 'out').episodes]
+    assert after == [before[0], 'success', before[2]]
+
+
 def test_relabelling_says_that_the_task_is_done(tmp_path, tiny_contract, embed):
     action = dataclasses.replace(tiny_contract.action, terminate=True)
     contract = dataclasses.replace(tiny_contract, action=action)

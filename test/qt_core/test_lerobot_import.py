@@ -360,6 +360,7 @@ def shuffled(columns):
         (set_entry('videos/observation.images.front/file_index', 5), 'cannot be read'),
         (set_entry('videos/observation.images.front/from_timestamp', 1e6), 'has no frame at'),
         (set_entry('replay/outcome', 'perhaps'), 'outcome is'),
+        (set_entry('replay/quality', '[' * 100_000), 'recursion'),
     ],
 )
 def test_a_bad_episode_is_one_line_and_the_others_are_imported(

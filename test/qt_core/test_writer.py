@@ -56,6 +56,17 @@ def assert_same(found, expected):
         assert np.array_equal(ours, theirs), field.name
 
 
+def test_arrays_in_another_memory_order(tmp_path):
+    given = episode(0)
+    turned = {n: np.asfortranarray(getattr(given, n)) for n in ('state', 'bins')}
+    assert not turned['bins'].flags.c_contiguous
+    with ReplayWriter(tmp_path / 'out', SPEC, embed) as writer:
+        writer.add(dataclasses.replace(given, **turned))
+    found = ReplayFolder(tmp_path / 'out').episode(0)
+    assert np.array_equal(found.bins, given.bins)
+    assert np.array_equal(found.state, given.state)
+
+
 def test_two_writers_on_one_folder(tmp_path):
     with writing(tmp_path / 'r', 4) as process:
         while process.stdout.readline() != 'added\n':

@@ -20,6 +20,7 @@ from qt_core.replay import ReplayError, ReplayFolder
 from qt_ros.bags import BagError, EpisodeBag, find_bags
 from qt_ros.bags.converter import convert, convert_bag, convert_episode
 from qt_ros.bags.episode import InstructionChange
+from qt_ros.bags.report import earlier_failures
 from qt_ros.cli import convert as convert_command
 from qt_ros.cli.main import main
 from test.qt_ros.foreign_bags import sentence_message, serialise, write_foreign
@@ -569,6 +570,46 @@ def test_finished_folder_is_appended_to(tmp_path):
         convert(bags, tmp_path / 'out', embed)
     with pytest.raises(ReplayError, match='image_format'):
         convert(bags, tmp_path / 'out', embed, resume=True, image_format='jpeg')
+
+
+def test_renamed_bag_is_known_by_its_content(tmp_path):
+    bags = make_bags(tmp_path / 'bags', 2)
+    convert(bags, tmp_path / 'out', embed)
+    moved = bags[1].rename(tmp_path / 'moved')
+    report = convert([moved], tmp_path / 'out', embed, resume=True)
+    assert (report.skipped, report.episodes) == (1, 0)
+
+
+def test_failures_stay_in_the_report_until_their_bag_is_converted(tmp_path):
+    bags = make_bags(tmp_path / 'bags', 4)
+    record = bags[1] / 'episode.json'
+    content = record.read_text()
+    record.write_text('{')
+    convert(bags[:2], tmp_path / 'out', embed)
+    (failure,) = earlier_failures(tmp_path / 'out')
+    assert str(bags[1]) in failure
+    convert(bags[3:], tmp_path / 'out', embed, resume=True)
+    assert earlier_failures(tmp_path / 'out') == [failure]
+    record.write_text(content)
+    convert(bags, tmp_path / 'out', embed, resume=True)
+    assert earlier_failures(tmp_path / 'out') == []
+
+
+def test_command_after_the_end_takes_no_other_ones_place(tmp_path):
+    # Without an index, messages are in the order of the file: it may stand in their midst.
+    messages = episode_messages(draw_episode(22, steps=8))
+    late = next(m for m in messages if 'trajectory' in m[0])
+    stop = messages[-1][2]
+    third = [i for i, m in enumerate(messages) if 'trajectory' in m[0]][2]
+    messages.insert(third, (late[0], late[1], START + 60 * 10**9, late[3]))
+    path = write_bag(tmp_path / 'bag', messages, stop=stop)
+    whole, _ = convert_episode(EpisodeBag(path))
+    file = next(path.glob('*.mcap'))
+    with file.open('r+b') as opened:
+        opened.truncate(file.stat().st_size - 9)
+    cut, _ = convert_episode(EpisodeBag(path))
+    assert np.array_equal(cut.action, whole.action)
+    assert len(cut.action) == 8
 
 
 def test_same_recording_under_two_names_is_converted_once(tmp_path):

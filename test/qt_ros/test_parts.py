@@ -113,6 +113,41 @@ def test_missing_part_ends_the_bag(tmp_path, storage):
     assert bag.damage == f'bag_2.{storage}: is missing'
 
 
+def test_part_cut_off_ends_the_bag(tmp_path):
+    # What a later part holds would follow the gap as if nothing were missing.
+    messages = episode_messages(draw_episode(2, steps=40, size=200))
+    path = write_foreign(tmp_path / 'bag', messages, parts=2)
+    whole = read(EpisodeBag(path, contract=CONTRACT))
+    file = path / 'bag_0.mcap'
+    with file.open('r+b') as opened:
+        opened.truncate(file.stat().st_size * 3 // 4)
+    bag = EpisodeBag(path, contract=CONTRACT)
+    found = read(bag)
+    assert 3 < len(found) < len(whole) // 2
+    assert found == whole[: len(found)]
+    assert 'bag_0.mcap was cut off' in bag.damage
+
+
+def test_part_with_a_damaged_index_does_not_end_the_bag(tmp_path):
+    path = write_foreign(tmp_path / 'bag', MESSAGES, parts=2)
+    content = bytearray((path / 'bag_0.mcap').read_bytes())
+    content[-300:-100] = b'\xa5' * 200
+    (path / 'bag_0.mcap').write_bytes(content)
+    bag = EpisodeBag(path, contract=CONTRACT)
+    assert read(bag) == EXPECTED
+    assert 'its index cannot be read' in bag.damage
+
+
+def test_want_of_room_is_no_damage(tmp_path, monkeypatch):
+    path = write_foreign(tmp_path / 'bag', MESSAGES, compression='file')
+    bag = EpisodeBag(path, contract=CONTRACT)
+    assert read(bag) == EXPECTED
+    monkeypatch.setattr('qt_ros.bags.parts.RESERVE', 2**62)
+    with pytest.raises(BagError, match='no room in'):
+        read(bag)
+    assert bag.damage == ''
+
+
 def test_truncated_anywhere_is_a_prefix_or_one_line(tmp_path):
     random = np.random.default_rng(1)
     outcomes = set()

@@ -6,6 +6,7 @@ Recorder and robot are processes of their own; everything between them goes over
 """
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from qt_core.share import share_path
-from qt_ros.bags import EpisodeBag
+from qt_ros.bags import EpisodeBag, EpisodeRecord
 from qt_ros.bags.converter import convert_episode
 from qt_ros.bags.episode import STOPPED
 from qt_ros.graphs import environment
@@ -230,6 +231,22 @@ def test_disk_is_left_alone_before_it_is_full(rig, small_disk):
     success, reason = arm.peer.call('/recorder/start')
     assert not success
     assert 'MiB free' in reason
+
+
+def test_messages_that_dds_overwrites_are_counted(rig, tmp_path):
+    arm = rig()
+    arm.record_into(tmp_path / 'bags')
+    arm.tell(instruction='tap the red cube', rate=120)
+    path = arm.start()
+    arm.images(10)
+    arm.recorder.send_signal(signal.SIGSTOP)  # as when the machine is busy with something else
+    arm.peer.spin_for(2.0)
+    arm.recorder.send_signal(signal.SIGCONT)
+    arm.until(lambda s: s.get('dropped'), 'the loss')
+    assert arm.peer.call('/recorder/success')[0]
+    record = EpisodeRecord.load(path)
+    assert record.dropped == sum(count.lost for count in record.counts) > 0
+    assert (record.outcome, record.damage) == ('success', '')
 
 
 def test_disk_that_is_too_slow(rig, tmp_path):

@@ -3,6 +3,7 @@
 """One recording: nothing is lost without being said, whatever the disk does."""
 
 import resource
+import shutil
 import threading
 import time
 
@@ -99,12 +100,68 @@ def test_changes_are_noted_before_the_end(start, tmp_path):
     assert EpisodeRecord.load(noted).ended_by == 'timeout'
 
 
-def test_discard_does_not_write_what_waits(start, tmp_path):
+def test_change_of_the_instruction_is_on_disk_before_what_follows(start, tmp_path):
+    recording = start(flush_interval=60.0)
+    recording.note_instruction(150, 'touch the blue block')
+    recording.put('/image', 151, image(151))
+    wait_until(lambda: recording.status()['counts']['/image'] == 1)
+    noted = EpisodeRecord.load(tmp_path / 'bag.partial/bag').instructions
+    assert [change.instruction for change in noted] == ['touch the blue block']
+
+
+def test_what_comes_after_the_stop_does_not_raise_the_rate(start):
+    recording = start()
+    for index in range(90):
+        recording.put('/image', 1 + index * 10**9 // 30, image(1))
+    recording.end('success', 'terminal', 2 * 10**9)
+    recording.join()
+    (count,) = EpisodeRecord.load(recording.path).counts
+    assert count.rate == pytest.approx(30, rel=0.02)
+
+
+def test_messages_lost_on_the_way_are_counted_and_end_nothing(start):
+    recording = start()
+    recording.put('/image', 1, image(1))
+    wait_until(lambda: recording.status()['counts']['/image'] == 1)
+    recording.lose('/image', 7)
+    recording.put('/image', 2, image(2))
+    recording.end('success', 'terminal', 3)
+    recording.join()
+    record = EpisodeRecord.load(recording.path)
+    assert (record.dropped, record.damage, record.outcome) == (7, '', 'success')
+    assert [count.lost for count in record.counts] == [7]
+
+
+def test_what_waits_counts_as_written_when_space_is_short(start, monkeypatch):
+    free = 100 << 20
+    usage = shutil.disk_usage('/')._replace(free=free)
+    monkeypatch.setattr('qt_ros.recording.SPACE_INTERVAL', 0.0)
+    monkeypatch.setattr('qt_ros.recording.shutil.disk_usage', lambda folder: usage)
+    held, write = threading.Event(), EpisodeBagWriter.write
+    monkeypatch.setattr(
+        EpisodeBagWriter, 'write', lambda *arguments: (held.wait(20), write(*arguments))
+    )
+    recording = start(min_free=free - (1 << 20))
+    for index in range(30):  # more than the MiB that is to spare
+        recording.put('/image', 1 + index, image(1 + index, size=128))
+    held.set()
+    recording.join()
+    assert 'the disk was filling' in recording.damage
+    assert len(read(recording.path)) == 30
+
+
+def test_discard_does_not_write_what_waits(start, tmp_path, monkeypatch):
+    held, write = threading.Event(), EpisodeBagWriter.write
+    monkeypatch.setattr(
+        EpisodeBagWriter, 'write', lambda *arguments: (held.wait(20), write(*arguments))
+    )
     recording = start()
     for index in range(100):
         recording.put('/image', 1 + index, image(1 + index))
     recording.discard()
+    held.set()
     recording.join()
+    assert sum(recording.writer.counts.values()) <= 1
     assert recording.path is None
     assert list(tmp_path.iterdir()) == []
 

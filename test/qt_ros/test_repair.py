@@ -114,6 +114,21 @@ def test_power_cut_that_leaves_garbage_at_the_end(tmp_path, compression, garbage
     assert kept[:75] == [(topic, time) for topic, _, time, _ in MESSAGES][:75]
 
 
+def test_what_follows_a_damaged_chunk_is_kept_aside(tmp_path):
+    partial = leave_behind(tmp_path / 'bag', 'zstd')
+    file = partial / 'bag/bag.mcap'
+    content = bytearray(file.read_bytes())
+    chunk = content.index(b'\x28\xb5\x2f\xfd', len(content) // 2)  # zstd's magic number
+    content[chunk : chunk + 4] = bytes(4)
+    file.write_bytes(content)
+    assert repair(partial) == tmp_path / 'bag'
+    kept = times(tmp_path / 'bag')
+    assert kept == [(topic, time) for topic, _, time, _ in MESSAGES][: len(kept)]
+    assert 'damaged' in EpisodeRecord.load(tmp_path / 'bag').damage
+    assert (tmp_path / 'bag.damaged/bag/bag.mcap').read_bytes() == content
+    assert not partial.exists()
+
+
 def test_complete_bag_that_lacks_only_its_name(tmp_path, monkeypatch):
     def write():
         writer = EpisodeBagWriter(tmp_path / 'bag', TOPICS, NAMES, record=record())
