@@ -1,6 +1,6 @@
 # Copyright 2026 The qt_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""What stands between any policy and the robot."""
+"""What stands between whoever drives and the robot."""
 
 from __future__ import annotations
 
@@ -85,6 +85,35 @@ class SafetyFilter:
         """Release the latch of `stop`."""
         self.stopped = False
         self.rearm()
+
+
+class Watchdog:
+    """Says when nothing has been done for too long. Not thread-safe.
+
+    Args:
+        limit: Seconds.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        self._fed: int | None = None
+
+    def feed(self, now: int) -> None:
+        """Note that something was done at `now`, ns; from here on it counts."""
+        self._fed = now
+
+    def disarm(self) -> None:
+        """Expect nothing until it is fed again."""
+        self._fed = None
+
+    def silence(self, now: int) -> float | None:
+        """Give the seconds since it was fed; None when nothing is expected."""
+        return None if self._fed is None else (now - self._fed) / 1e9
+
+    def expired(self, now: int) -> bool:
+        """Whether that is more than the limit, or the clock was set back meanwhile."""
+        silence = self.silence(now)
+        return silence is not None and not 0 <= silence <= self.limit
 
 
 def _finite(targets: Any, shape: tuple[int, ...]) -> NDArray[np.float64] | None:

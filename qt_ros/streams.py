@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 
 from qt_core.contract import RobotContract
 from qt_core.observation import Observation, form_observation
-from qt_ros.conversions import image_to_rgb, joint_positions, stream_time
+from qt_ros.conversions import (
+    choose_time,
+    header_stamp,
+    image_to_rgb,
+    joint_positions,
+    stream_time,
+)
+from qt_ros.serialisation import BODY, deserialise
 
 STATE = 'state'
 HISTORY = 2_000_000_000  # ns of messages kept per stream, whatever its rate
@@ -33,18 +40,34 @@ class Stream:
         topic: Its relative name in the contract.
         type: Message type.
         stamp: Which time a message is of, as the contract has it.
-        decode: Message -> (H, W, 3) RGB, or joint name -> position.
+        convert: Message -> (H, W, 3) RGB, or joint name -> position.
     """
 
     name: str
     topic: str
     type: str
     stamp: str
-    decode: Callable[[Any], Any]
+    convert: Callable[[Any], Any]
 
     def time(self, message: Any, received: int) -> int:
-        """Give the time a message is of, ns, when it was received at `received`."""
+        """Give the time a message, or the bytes of one, is of, when it came at `received`, ns.
+
+        Raises:
+            ConversionError: They are no message with a header.
+        """
+        if isinstance(message, bytes):
+            return choose_time(header_stamp(message), received, self.stamp)
         return stream_time(message, received, self.stamp)
+
+    def decode(self, message: Any) -> Any:
+        """Convert a message, or the bytes of one, whose pixels are then not copied.
+
+        Raises:
+            ConversionError: It does not make sense.
+        """
+        if isinstance(message, bytes):
+            message = deserialise(message, self.type)
+        return self.convert(message)
 
 
 def observed_streams(contract: RobotContract) -> tuple[Stream, ...]:
@@ -60,7 +83,8 @@ def observed_streams(contract: RobotContract) -> tuple[Stream, ...]:
         for camera in contract.cameras
     ]
     state = contract.state
-    joints = Stream(STATE, state.topic, 'sensor_msgs/msg/JointState', state.stamp, joint_positions)
+    kind = 'sensor_msgs/msg/JointState'
+    joints = Stream(STATE, state.topic, kind, state.stamp, joint_positions)
     return (*cameras, joints)
 
 
@@ -90,6 +114,26 @@ class Stamped:
 
     time: int
     observation: Observation
+
+
+class Stillness:
+    """Notices a camera that repeats its picture: a real one's noise never does."""
+
+    def __init__(self) -> None:
+        self._body: NDArray[np.uint8] | None = None
+        self._since = self._until = 0
+
+    def see(self, message: bytes, now: int) -> None:
+        """Take a serialised image received at `now`, ns."""
+        body = np.frombuffer(message, np.uint8)[BODY:]  # without the stamp
+        if self._body is None or now < self._until or not np.array_equal(body, self._body):
+            self._body, self._since = body, now
+        self._until = now
+
+    @property
+    def seconds(self) -> float:
+        """For how long every image has been the same, from the first of them to the last."""
+        return (self._until - self._since) / 1e9
 
 
 class ObservationAssembler:

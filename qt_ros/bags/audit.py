@@ -8,17 +8,14 @@ import struct
 from collections import deque
 from collections.abc import Iterable, Mapping
 
-from rosbags.typesys import Stores, get_typestore
-
 from qt_core.contract import IMAGE_TYPES
 from qt_ros.bags.episode import TopicCount
+from qt_ros.serialisation import BODY, TYPESTORE
 
-TYPESTORE = get_typestore(Stores.ROS2_JAZZY)
 WINDOW = 2.0  # s that a live rate is measured over
 ENOUGH = 0.8  # share of the expected rate that is taken for it
 LEAP = 1_000_000_000  # ns; a stamp this far ahead of the time that has passed is a jump
 LITTLE_ENDIAN = 1
-BODY = 12  # bytes of encapsulation and stamp that come before the rest of a stamped message
 
 
 class RateMeter:

@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from rosbags.interfaces import Connection
-from rosbags.typesys import Stores, get_typestore
 
 from qt_core.contract import RobotContract, require_same
+from qt_ros import serialisation
 from qt_ros.bags.episode import FILE_NAME, BagError, EpisodeRecord
 from qt_ros.bags.parts import Part, find_parts, is_local, is_part, open_part
-from qt_ros.conversions import COMMAND_TYPES
-
-TYPESTORE = get_typestore(Stores.ROS2_JAZZY)
+from qt_ros.conversions import COMMAND_TYPES, ConversionError
 
 
 def find_bags(paths: Iterable[Path]) -> list[Path]:
@@ -55,11 +53,9 @@ def deserialise(data: bytes | memoryview, kind: str) -> Any:
         BagError: It is not such a message.
     """
     try:
-        # Lengths in it are compared with its size before anything is made of that length.
-        return TYPESTORE.deserialize_cdr(memoryview(data), kind)
-    except Exception as error:  # of several classes, for bytes that are no such message
-        line = ' '.join(str(error).split()) or type(error).__name__
-        raise BagError(f'a {kind} cannot be read ({line})') from error
+        return serialisation.deserialise(data, kind)
+    except ConversionError as error:
+        raise BagError(str(error)) from error
 
 
 class EpisodeBag:

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qt_core.contract import RobotContract
-from qt_ros.bags.audit import TYPESTORE
 from qt_ros.bags.episode import BagError
 from qt_ros.bags.reader import EpisodeBag, deserialise
 from qt_ros.conversions import choose_time, header_stamp
+from qt_ros.serialisation import TYPESTORE
 from qt_ros.streams import JUMP, observed_streams
 
 LONGEST = 3600  # s of one episode; a stamp from before a clock was set can be decades off

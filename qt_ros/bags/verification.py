@@ -9,7 +9,8 @@ from pathlib import Path
 
 from rosbags.rosbag2 import Reader
 
-from qt_ros.bags.reader import TYPESTORE, EpisodeBag
+from qt_ros.bags.reader import EpisodeBag
+from qt_ros.serialisation import TYPESTORE
 
 
 def verify_bag(path: Path) -> list[str]:

@@ -14,13 +14,12 @@ from pathlib import Path
 
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
-from rosbags.typesys import Stores, get_typestore
 
 from qt_ros.bags.audit import TopicAudit
 from qt_ros.bags.chunks import Chunks
 from qt_ros.bags.episode import STOPPED, BagError, EpisodeRecord, TopicCount
+from qt_ros.serialisation import TYPESTORE
 
-TYPESTORE = get_typestore(Stores.ROS2_JAZZY)
 COMPRESSIONS = ('zstd', 'none')
 # A file in the partial folder: locked while the bag is written, and full of bytes that are given
 # to the bag's index and record at the end, when the disk may be full otherwise.

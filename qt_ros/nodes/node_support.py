@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.exceptions import ParameterException
@@ -24,6 +25,7 @@ from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import String
 
 from qt_core.contract import RobotContract
+from qt_ros.diagnostics import Status
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 COMMAND = QoSProfile(depth=1)
@@ -97,6 +99,31 @@ def message_class(name: str) -> Any:
 def json_string(content: Any) -> String:
     """Wrap content as a std_msgs/String of JSON."""
     return String(data=json.dumps(content))
+
+
+def diagnostic_array(node: Node, hardware: str, statuses: Sequence[Status]) -> DiagnosticArray:
+    """Make a message for /diagnostics (REP 107); names begin with the node's, namespace included.
+
+    Args:
+        node: Who speaks.
+        hardware: Name of the robot.
+        statuses: What it says.
+    """
+    name = node.get_fully_qualified_name().lstrip('/')
+    array = DiagnosticArray(
+        status=[
+            DiagnosticStatus(
+                name=f'{name}: {status.name}',
+                hardware_id=hardware,
+                level=bytes([status.level]),
+                message=status.message,
+                values=[KeyValue(key=key, value=value) for key, value in status.values.items()],
+            )
+            for status in statuses
+        ]
+    )
+    array.header.stamp = node.get_clock().now().to_msg()
+    return array
 
 
 def run_node(make: Callable[[], Node], finish: Callable[[Any], None] = lambda node: None) -> int:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from qt_core.contract import RobotContract
 from qt_core.share import share_path
-from qt_ros.safety import SafetyFilter
+from qt_ros.safety import SafetyFilter, Watchdog
 
 CONTRACT = RobotContract.load(share_path('config/contracts/tabletop.yaml'))
 LOW = np.array(CONTRACT.safety.position_low)
@@ -111,3 +111,23 @@ def test_a_stop_latches_until_reset():
 def test_there_is_no_holding_an_unknown_pose(measured):
     with pytest.raises(ValueError, match='measured positions are'):
         SafetyFilter(CONTRACT).apply(MIDDLE, measured)
+
+
+def test_the_watchdog_expires_only_while_something_is_expected():
+    watchdog = Watchdog(0.5)
+    assert watchdog.silence(0) is None
+    assert not watchdog.expired(10**12)
+    watchdog.feed(10**9)
+    assert not watchdog.expired(1_500_000_000)
+    assert watchdog.expired(1_500_000_001)
+    assert watchdog.silence(1_600_000_000) == pytest.approx(0.6)
+    watchdog.feed(2 * 10**9)
+    assert not watchdog.expired(2_100_000_000)
+    watchdog.disarm()
+    assert not watchdog.expired(10**12)
+
+
+def test_a_clock_that_was_set_back_expires_the_watchdog():
+    watchdog = Watchdog(0.5)
+    watchdog.feed(10**9)
+    assert watchdog.expired(10**9 - 1)

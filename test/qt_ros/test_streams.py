@@ -11,8 +11,16 @@ import pytest
 from qt_core.observation import Observation
 from qt_ros.bags import EpisodeBag
 from qt_ros.bags.converter import convert_episode
-from qt_ros.conversions import image_to_rgb, joint_positions, stream_time
-from qt_ros.streams import STATE, ObservationAssembler, Stale, Stamped
+from qt_ros.conversions import ConversionError, image_to_rgb, joint_positions, stream_time
+from qt_ros.serialisation import TYPESTORE
+from qt_ros.streams import (
+    STATE,
+    ObservationAssembler,
+    Stale,
+    Stamped,
+    Stillness,
+    observed_streams,
+)
 from test.qt_ros.synthetic_bags import CONTRACT, draw_episode, episode_messages, write_bag
 
 JOINTS = CONTRACT.state.joints
@@ -233,3 +241,59 @@ def test_small_disorder_within_a_stream_is_sorted():
         assembler.push(STATE, time * MS, pose(time))
     assembler.push('front', 130 * MS, image(1))
     assert content(assembler.as_of(130 * MS)) == (1, 120.0)
+
+
+def serialised(kind, **fields):
+    """Give the bytes of a message with a header stamped 1.5 s."""
+    types = TYPESTORE.types
+    stamp = types['builtin_interfaces/msg/Time'](1, 500_000_000)
+    header = types['std_msgs/msg/Header'](stamp, 'frame')
+    return bytes(TYPESTORE.serialize_cdr(types[kind](header, **fields), kind))
+
+
+def test_bytes_of_a_message_are_read_as_the_message_itself():
+    camera, state = observed_streams(CONTRACT)
+    pixels = np.random.default_rng(0).integers(0, 256, 4 * 6 * 3, np.uint8)
+    image = serialised(
+        camera.type, height=4, width=6, encoding='rgb8', is_bigendian=0, step=18, data=pixels
+    )
+    assert camera.time(image, 7) == 1_500_000_000
+    assert replace(camera, stamp='receive').time(image, 7) == 7
+    decoded = camera.decode(image)
+    assert np.array_equal(decoded, pixels.reshape(4, 6, 3))
+    assert np.shares_memory(decoded, np.frombuffer(image, np.uint8))  # nothing was copied
+    values = np.arange(7.0)
+    joints = serialised(
+        state.type, name=list(JOINTS), position=values, velocity=values, effort=values
+    )
+    assert state.decode(joints) == dict(zip(JOINTS, values, strict=True))
+
+
+@pytest.mark.parametrize('cut', [0, 3, 11, 30])
+def test_bytes_that_are_no_message_are_refused(cut):
+    camera, _ = observed_streams(CONTRACT)
+    image = serialised(
+        camera.type,
+        height=1,
+        width=1,
+        encoding='rgb8',
+        is_bigendian=0,
+        step=3,
+        data=np.zeros(3, np.uint8),
+    )
+    with pytest.raises(ConversionError):
+        camera.time(image[:cut], 0)
+        camera.decode(image[:cut])
+
+
+def test_stillness_is_counted_from_the_first_of_equal_images_to_the_last():
+    stillness = Stillness()
+    header = b'\0\1\0\0' + bytes(8)
+    for now, content in ((0, b'a'), (100, b'b'), (200, b'b'), (300, b'b')):
+        stillness.see(header[:-1] + bytes([now % 256]) + content * 50, now * MS)
+    assert stillness.seconds == pytest.approx(0.2)  # whatever their stamps
+    stillness.see(header + b'b' * 49 + b'c', 400 * MS)
+    assert stillness.seconds == 0
+    stillness.see(header + b'b' * 49 + b'c', 500 * MS)
+    stillness.see(header + b'b' * 49 + b'c', 450 * MS)  # the clock was set back
+    assert stillness.seconds == 0
