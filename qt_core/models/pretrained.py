@@ -24,12 +24,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from qt_core.checkpoint_contract import FORMAT
 from qt_core.configuration import ConfigurationError, plain
 
 if TYPE_CHECKING:
     from qt_core.models.q_transformer import QRoboticTransformer
 
-FORMAT = 'qt-checkpoint'
 VERSION = 2
 POLICY = 'q_transformer'
 FILES = ('*.json', '*.safetensors', 'README.md')  # all that is ever fetched from the hub

@@ -13,12 +13,14 @@ from qt_core.policies.policy import Policy
 from qt_core.policies.q_transformer import QTransformerPolicy
 
 
-def load_policy(checkpoint: str | Path, device: str = 'auto') -> Policy:
+def load_policy(checkpoint: str | Path, device: str = 'auto', *, compile: bool = False) -> Policy:
     """Load the policy in a checkpoint folder.
 
     Args:
         checkpoint: The folder.
         device: A torch device, or `auto`: a GPU when there is one.
+        compile: Let torch.compile, which needs a C++ compiler, make a control step faster. It
+            takes from seconds to minutes: in the policy's `warm_up`, or else as steps come.
 
     Raises:
         CheckpointError: The checkpoint cannot be used, or the device does not exist.
@@ -29,4 +31,4 @@ def load_policy(checkpoint: str | Path, device: str = 'auto') -> Policy:
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
         raise CheckpointError(f'device {device!r} cannot be used ({error})') from error
-    return QTransformerPolicy(load_checkpoint(checkpoint, chosen))
+    return QTransformerPolicy(load_checkpoint(checkpoint, chosen), compile=compile)
