@@ -11,7 +11,14 @@ from setuptools import find_packages, setup
 from distutils.command.install_data import install_data  # setuptools' own, once that is imported
 
 NAME = 'qt_ros'
-NODES = ('policy_node', 'recorder_node', 'simulator_node', 'demonstrator_node')
+NODES = (
+    'policy_node',
+    'guard_node',
+    'teleop_node',
+    'recorder_node',
+    'simulator_node',
+    'demonstrator_node',
+)
 ROOT = Path(__file__).resolve().parent  # colcon build --symlink-install runs a link to this file
 MANIFEST = ElementTree.parse(ROOT / 'package.xml')
 
@@ -92,6 +99,7 @@ setup(
         # ROS 2 for a machine that has none; beside a ROS installation it would get in its way.
         'ros': ['ros-jazzy-rclpy[fastrtps]==7.1.6', 'ros-jazzy-common-interfaces==5.3.6'],
         'sim': ['mujoco>=3.2'],
+        'teleop': ['mink>=1.3'],  # brings mujoco and the solver daqp
         # Exchange of data with LeRobot; its own package is not needed.
         'lerobot': ['av>=14', 'pyarrow>=17'],
         # Conversion on many machines.

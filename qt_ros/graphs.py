@@ -84,6 +84,12 @@ class Arguments:
         None, 'Wordings of the task that the simulator draws from.', ('train', 'unseen')
     )
     noise: float | None = _argument(None, 'How careless the demonstrator is, 0 to 1.')
+    guard: bool = _argument(True, 'Whether commands pass a guard, a process of its own.')
+    input: str | None = _argument(
+        None, 'What a person drives with.', ('keyboard', 'joy', 'leader')
+    )
+    urdf: str | None = _argument(None, "The arm's URDF, for Cartesian jog.")
+    tip: str | None = _argument(None, 'Link that Cartesian jog moves.')
 
 
 _NOTHING_SAID = Arguments()
@@ -203,7 +209,27 @@ def environment(present: Mapping[str, str]) -> dict[str, str]:
 
 
 def _policy(arguments: Arguments) -> tuple[Process, ...]:
-    return (_policy_process(arguments),)
+    # A rendered picture has no noise, and is the same again while nothing moves.
+    still = arguments.use_sim_time and not (
+        arguments.params_file and _sets(arguments, 'frozen_after')
+    )
+    frozen_after = 0.0 if still else None
+    if not arguments.guard:
+        return (_policy_process(arguments, frozen_after=frozen_after),)
+    return (
+        _guard_process(arguments, source='policy', checkpoint=_checkpoint(arguments)),
+        _policy_process(arguments, frozen_after=frozen_after, guarded=True),
+    )
+
+
+def _teleop(arguments: Arguments) -> tuple[Process, ...]:
+    if not arguments.contract and not _sets(arguments, 'contract'):
+        raise ArgumentError("contract is not set; give the robot's contract file")
+    processes = (_guard_process(arguments, source='teleop'), _recorder_process(arguments))
+    if arguments.input == 'keyboard':
+        return processes  # needs a terminal of its own: `qt-ros teleop`
+    words = {'input': arguments.input, 'urdf': arguments.urdf, 'tip': arguments.tip}
+    return (*processes, _process(arguments, 'teleop', **words))
 
 
 def _record(arguments: Arguments) -> tuple[Process, ...]:
@@ -220,7 +246,7 @@ def _demo(arguments: Arguments) -> tuple[Process, ...]:
     arguments = _tabletop(arguments)
     return (
         _simulator_process(arguments),
-        _policy_process(arguments, trigger='observation', stamp_commands=True),
+        _policy_process(arguments, trigger='observation', stamp_commands=True, frozen_after=0.0),
         _recorder_process(arguments),
     )
 
@@ -252,14 +278,21 @@ def _simulator_process(arguments: Arguments) -> Process:
     )
 
 
+def _checkpoint(arguments: Arguments) -> str | None:
+    if arguments.checkpoint or _sets(arguments, 'checkpoint'):
+        return arguments.checkpoint
+    return str(share_path('config/policies/reach'))
+
+
+def _guard_process(arguments: Arguments, **parameters: Value | None) -> Process:
+    return _process(arguments, 'guard', **parameters)
+
+
 def _policy_process(arguments: Arguments, **parameters: Value | None) -> Process:
-    checkpoint = arguments.checkpoint
-    if not checkpoint and not _sets(arguments, 'checkpoint'):
-        checkpoint = str(share_path('config/policies/reach'))
     process = _process(
         arguments,
         'policy',
-        checkpoint=checkpoint,
+        checkpoint=_checkpoint(arguments),
         device=arguments.device,
         autostart=arguments.autostart,
         **parameters,
@@ -332,8 +365,14 @@ GRAPHS: Mapping[str, Graph] = {
     'policy': Graph(
         summary='run a policy on a robot',
         build=_policy,
-        arguments=(*STANDARD, 'device'),
+        arguments=(*STANDARD, 'device', 'guard'),
         defaults={'use_sim_time': False},
+    ),
+    'teleop': Graph(
+        summary='drive a robot by hand and record it',
+        build=_teleop,
+        arguments=(*STANDARD, 'input', 'urdf', 'tip', 'output', 'start_gate', 'compression'),
+        defaults={'use_sim_time': False, 'input': 'keyboard'},
     ),
     'record': Graph(
         summary='record episodes of a robot to bags',

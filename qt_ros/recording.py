@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from qt_ros.bags import EpisodeBagWriter, EpisodeRecord
-from qt_ros.bags.episode import InstructionChange
+from qt_ros.bags.episode import InstructionChange, SourceChange
 
 EARLY = 0.8  # share of the flush interval after which a flush begins, for it to end within
 SPACE_INTERVAL = 1.0  # s between looks at the free space
@@ -129,6 +129,14 @@ class Recording:
         with self._changed:
             changes = (*self._record.instructions, change)
             self._record = dataclasses.replace(self._record, instructions=changes)
+
+    def note_source(self, received: int, source: str) -> None:
+        """Take note of who drives; the same as before is no change."""
+        with self._changed:
+            sources = self._record.sources
+            if not sources or sources[-1].source != source:
+                change = SourceChange(time=received, source=source)
+                self._record = dataclasses.replace(self._record, sources=(*sources, change))
 
     def end(self, outcome: str, ended_by: str, stop: int = 0) -> None:
         """End the episode, which stopped at `stop` ns; 0: with its last message."""
@@ -249,6 +257,12 @@ class Recording:
                 stop=ending.stop,
                 dropped=self.dropped,
                 damage=self.damage,
+                # Without a stop, it is the last message, and each change is one.
+                sources=tuple(
+                    change
+                    for change in self._record.sources
+                    if not ending.stop or change.time <= ending.stop
+                ),
             )
         )
 

@@ -20,8 +20,15 @@ import yaml
 import qt_ros
 
 ROOT = Path(__file__).resolve().parents[1]
-NODES = ('policy_node', 'recorder_node', 'simulator_node', 'demonstrator_node')
-LAUNCH_FILES = ('policy', 'record', 'sim', 'demo')
+NODES = (
+    'policy_node',
+    'guard_node',
+    'teleop_node',
+    'recorder_node',
+    'simulator_node',
+    'demonstrator_node',
+)
+LAUNCH_FILES = ('policy', 'teleop', 'record', 'sim', 'demo')
 MANIFEST = ElementTree.parse(ROOT / 'package.xml').getroot()
 # Not part of the message packages' names, but imported beside them.
 ROS_PYTHON = {'rclpy', 'launch', 'launch_ros'}

@@ -91,6 +91,10 @@ def bag_contents(path: Path) -> dict[str, Any]:
             {'time': change.time, 'instruction': change.instruction}
             for change in (record.instructions if record else ())
         ],
+        'sources': [
+            {'time': change.time, 'source': change.source}
+            for change in (record.sources if record else ())
+        ],
         'contract': record and _contract_name(record),
         'dropped': record and record.dropped,
         'damage': '; '.join(damage),

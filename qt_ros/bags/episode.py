@@ -64,6 +64,19 @@ class InstructionChange:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SourceChange:
+    """Somebody else than before drives the arm from now on.
+
+    Attributes:
+        time: When that was received, ns on the node clock.
+        source: `policy`, `teleop`, `hold` or `estop`, as the guard says.
+    """
+
+    time: int
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class EpisodeRecord:
     """What is known about a recorded episode.
 
@@ -80,6 +93,8 @@ class EpisodeRecord:
         damage: Why the recording is not whole; '' for a whole one. A damaged episode is always
             ended by `timeout`.
         instructions: Sentences that replaced `instruction` before the episode ended.
+        sources: Who drove: the one at the start first, then each change before the episode ended.
+            Empty where there was no guard to say.
     """
 
     instruction: str
@@ -92,6 +107,7 @@ class EpisodeRecord:
     counts: tuple[TopicCount, ...] = ()
     damage: str = ''
     instructions: tuple[InstructionChange, ...] = ()
+    sources: tuple[SourceChange, ...] = ()
 
     def __post_init__(self) -> None:
         if self.outcome not in OUTCOMES:

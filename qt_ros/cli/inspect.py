@@ -75,6 +75,7 @@ def show_bag(console: Console, found: Mapping[str, Any]) -> None:
                 f'from {(change["time"] - found["start"]) / 1e9:.1f} s': change['instruction']
                 for change in found['instructions'][:LISTED]
             },
+            'driven by': _drivers(found['sources'], found['start']),
             'contract': found['contract'],
             'dropped': found['dropped'] or None,
             'damage': found['damage'],
@@ -270,6 +271,15 @@ def _table(
     for row in rows:
         table.add_row(*map(_text, row))
     console.print(table)
+
+
+def _drivers(sources: Sequence[Mapping[str, Any]], start: int) -> str:
+    said = [
+        f'{change["source"]} from {max(0, change["time"] - start) / 1e9:.1f} s'
+        for change in sources[:LISTED]
+    ]
+    more = len(sources) - len(said)
+    return ', '.join(said) + (f', and {more} more changes' if more else '')
 
 
 def _text(value: Any, style: str = '') -> Any:

@@ -5,21 +5,14 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import os
-import select
-import shutil
 import sys
-import termios
-import tty
-from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from qt_ros.graphs import GRAPHS
+from qt_ros.terminal import END_OF_FILE, Keyboard, Screen, keyboard
 
 KEYS = {
     's': 'start',
@@ -30,7 +23,6 @@ KEYS = {
     'r': 'redo',
 }
 QUIT = 'q'
-END_OF_FILE = '\x04'  # Ctrl-D, and what the end of a file is taken for
 HELP = 's start  y success  f failure  t timeout  d discard  r redo  q quit'
 
 
@@ -73,47 +65,6 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-class Keyboard:
-    """Single keys of a terminal, or the first letters of the lines of a file or pipe."""
-
-    def __init__(self, descriptor: int, terminal: bool) -> None:
-        self._descriptor, self._terminal = descriptor, terminal
-        self._keys: deque[str] = deque()
-        self._line = ''
-        self._open = True
-
-    def key(self) -> str:
-        """Give the next key, '' when there is none yet; `END_OF_FILE` again and again."""
-        while self._open and select.select([self._descriptor], [], [], 0)[0]:
-            data = os.read(self._descriptor, 1024)
-            self._open = bool(data)
-            self._take(data.decode(errors='replace') if data else f'\n{END_OF_FILE}\n')
-        if self._keys:
-            return self._keys.popleft()
-        return '' if self._open else END_OF_FILE
-
-    def _take(self, text: str) -> None:
-        if self._terminal:
-            self._keys.extend(text)
-            return
-        *lines, self._line = (self._line + text).split('\n')
-        self._keys.extend(word[0] for line in lines if (word := line.strip(' \t\r')))
-
-
-@contextmanager
-def keyboard(descriptor: int) -> Iterator[Keyboard]:
-    """Read single keys without echo, and leave the terminal as it was."""
-    if not os.isatty(descriptor):
-        yield Keyboard(descriptor, terminal=False)
-        return
-    before = termios.tcgetattr(descriptor)
-    try:
-        tty.setcbreak(descriptor)
-        yield Keyboard(descriptor, terminal=True)
-    finally:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
-
-
 class Console:
     """What is shown, and what keys do.
 
@@ -126,7 +77,7 @@ class Console:
         self._client, self._attached = client, attached
         self._command = self._problem = ''
         self._leaving = False
-        self._live = sys.stdout.isatty()
+        self._screen = Screen()
         for line in client.status['repaired']:
             self.say(line)
         self.say(HELP)
@@ -144,16 +95,12 @@ class Console:
             self._problem = client.status['problem']
             if self._problem:
                 self.say(self._problem)
-        if self._live:
-            columns = shutil.get_terminal_size().columns - 1
-            print(f'\r\x1b[K{status_line(client.status)[:columns]}', end='', flush=True)
+        self._screen.show(status_line(client.status))
         return client.busy or self._take(keys.key())
 
     def say(self, line: str) -> None:
         """Print a line that stays."""
-        start = '\r\x1b[K' if self._live else ''
-        with contextlib.suppress(BrokenPipeError):
-            print(f'{start}{line}', flush=True)
+        self._screen.say(line)
 
     def _take(self, key: str) -> bool:
         recording = self._client.status['state'] == 'recording'

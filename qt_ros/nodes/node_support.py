@@ -16,7 +16,7 @@ from typing import Any
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
-from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
@@ -31,6 +31,9 @@ LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 COMMAND = QoSProfile(depth=1)
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SENSOR = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+# Warnings of incompatible QoS come from the check of the graph; rclpy's own cost every wait.
+QUIET = SubscriptionEventCallbacks(use_default_callbacks=False)
+QUIET_PUBLISHER = PublisherEventCallbacks(use_default_callbacks=False)
 
 
 @dataclass(frozen=True)
@@ -82,10 +85,8 @@ def subscribe_instruction(
 
     `ros2 topic pub` is volatile, which a transient-local subscription never matches.
     """
-    # One of the two never fits, which is no reason for a warning.
-    quiet = SubscriptionEventCallbacks(use_default_callbacks=False)
     return [
-        node.create_subscription(String, topic, callback, qos, raw=raw, event_callbacks=quiet)
+        node.create_subscription(String, topic, callback, qos, raw=raw, event_callbacks=QUIET)
         for qos in (LATCHED, QoSProfile(depth=1))
     ]
 

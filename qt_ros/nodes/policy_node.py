@@ -1,67 +1,81 @@
 # Copyright 2026 The qt_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a trained policy on a robot: observations in, safe joint commands out.
-
-callbacks ─ store ─▶ ObservationAssembler ─▶ worker thread: policy ─▶ SafetyFilter ─▶ command
-"""
+"""Runs a trained policy on a robot: observations in, safe joint commands out."""
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
-import threading
-import time
 import traceback
-from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import numpy as np
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from rclpy.callback_groups import ReentrantCallbackGroup
+from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from sensor_msgs.msg import JointState
 from std_msgs.msg import Float32MultiArray, Int32MultiArray, MultiArrayDimension, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectoryPoint
 
-from qt_core.action_space import ActionSpace
 from qt_core.contract import RobotContract, require_same
-from qt_core.policies import Decision, Policy, load_policy
-from qt_ros.conversions import COMMAND_TYPES, fill_command, joint_positions
+from qt_core.policies import Decision, load_policy
+from qt_ros.controller import Controller, Settings
+from qt_ros.conversions import COMMAND_TYPES, ConversionError, fill_command
+from qt_ros.diagnostics import Status
+from qt_ros.graph_check import check_contract, needs
+from qt_ros.nodes.graph_view import snapshot
 from qt_ros.nodes.node_support import (
     COMMAND,
+    LATCHED,
+    QUIET,
+    QUIET_PUBLISHER,
     SENSOR,
     Parameter,
     declare,
+    diagnostic_array,
     message_class,
     run_node,
     subscribe_instruction,
 )
-from qt_ros.safety import SafetyFilter
-from qt_ros.streams import (
-    STATE,
-    ObservationAssembler,
-    Stale,
-    Stamped,
-    Stream,
-    observed_streams,
-)
+from qt_ros.streams import Stream, observed_streams
 
-PARAMETERS = (
-    Parameter('checkpoint', '', 'Checkpoint folder.', read_only=False),
+DYNAMIC = (
+    Parameter('checkpoint', '', 'Checkpoint folder; another one counts once configured anew.'),
+    Parameter('rate', 0.0, "Control steps per second, at most the contract's; 0: those.", 0, 1e3),
+    Parameter('guidance', 1.0, 'Classifier-free guidance; 1 is none.', 0, 20),
+    Parameter('beam', 1, 'Prefixes kept at each action dimension; 1 is greedy.', 1, 256),
+    Parameter('exploration', 0.0, 'Probability of a random bin, per dimension.', 0, 1),
+    Parameter(
+        'frozen_after',
+        1.0,
+        'Seconds of identical images after which a camera is frozen; 0 is never.',
+        0,
+        3600,
+    ),
+    Parameter('reset_on_instruction', True, 'Forget what was seen when the sentence changes.'),
+    Parameter('publish_values', False, 'Publish the value of every bin on ~/values.'),
+)
+READ_ONLY = (
     Parameter('contract', '', "Contract file that must equal the checkpoint's; '' for any."),
     Parameter('device', 'auto', 'Torch device; auto takes a GPU when there is one.'),
     Parameter('threads', 1, 'Torch threads on a CPU.', 1, 256),
+    Parameter('compile', False, 'Compile the network while configuring; CUDA graphs on a GPU.'),
     Parameter(
         'trigger', 'rate', 'Act at the contract rate (rate) or once per image (observation).'
     ),
     Parameter('stamp_commands', False, 'Stamp commands with the observation they answer.'),
-    Parameter('publish_values', False, 'Publish the value of every bin on ~/values.'),
+    Parameter('chunk_size', 1, 'Control steps decided by one inference.', 1, 256),
+    Parameter('n_action_steps', 1, 'Control steps from one inference to the next.', 1, 256),
+    Parameter('guarded', False, 'Command through the guard, on ~/command, and while it says so.'),
     Parameter('autostart', True, 'Configure and activate at start.'),
 )
-TRIGGERS = ('rate', 'observation')
+SETTINGS = tuple(Settings.__dataclass_fields__)
+SWITCH_INTERVAL = 0.0005  # s; with Python's 5 ms the two threads wait for each other
 
 
 class PolicyNode(LifecycleNode):
@@ -69,16 +83,15 @@ class PolicyNode(LifecycleNode):
 
     def __init__(self) -> None:
         super().__init__('policy')
-        declare(self, PARAMETERS)
-        self.policy: Policy | None = None
-        self.lock = threading.Condition()
-        self.running = False
-        self.worker: threading.Thread | None = None
-        self.problem = ''
-        self.entities: list[tuple[Any, Any]] = []
+        declare(self, [replace(parameter, read_only=False) for parameter in DYNAMIC])
+        declare(self, READ_ONLY)
+        self.controller: Controller | None = None
+        self.commands: Any = None
+        self.entities: list[tuple[Callable[[Any], Any], Any]] = []
         self.failure = ''
-        self.refusing = False  # the arm was told to hold, and no action was sent since
-        self.acted: int | None = None  # node clock at the last action, ns
+        self.findings: list[str] = []
+        self.add_on_set_parameters_callback(self.on_asked)
+        self.add_post_set_parameters_callback(self.on_set)
 
     def start(self) -> None:
         """Configure and activate, as `autostart` asks.
@@ -120,194 +133,169 @@ class PolicyNode(LifecycleNode):
         return self._transition(self._free)
 
     def disarm(self) -> None:
-        """Stop the worker, then command the measured pose."""
-        if self.worker is None:
-            return
-        with self.lock:
-            self.running = False
-            self.lock.notify_all()
-        self.worker.join()
-        self.worker = None
-        self.hold()
-        # The process may be about to end, and a command still on its way with it.
-        self.commands.wait_for_all_acked(Duration(seconds=0.5))
+        """Hold, and stop acting."""
+        if self.controller is not None:
+            self.controller.finish()
+        if self.commands is not None:
+            # The process may be about to end, and a command still on its way with it.
+            self.commands.wait_for_all_acked(Duration(seconds=0.5))
 
-    def hold(self) -> None:
-        """Command the newest measured pose, if there is one."""
-        with self.lock:
-            self.acted = None
-            measured = self._measured()
-            if measured is not None:
-                self.safety.rearm()
-                self._publish_command(measured, 0)
+    def on_asked(self, parameters: Sequence[Any]) -> SetParametersResult:
+        """Refuse parameters that do not go together."""
+        try:
+            settings = self._settings({p.name: p.value for p in parameters})
+            if self.controller is not None:
+                settings.require_fits(self.controller.contract.rate)
+        except ValueError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
 
-    def on_message(self, stream: Stream, message: Any) -> None:
+    def on_set(self, parameters: Sequence[Any]) -> None:
+        """Apply what was set."""
+        if self.controller is not None:
+            self.controller.adjust(self._settings({}))
+
+    def on_message(self, stream: Stream, message: bytes) -> None:
         """Store a sensor message."""
-        time = stream.time(message, self._now())
-        with self.lock:
-            self.assembler.push(stream.name, time, partial(stream.decode, message))
-            if stream.name == STATE:
-                self.newest_state = message
-            if self.trigger == 'observation':
-                self.due = True
-                self.lock.notify_all()
-
-    def on_instruction(self, message: String) -> None:
-        """Store the sentence; it takes effect at the next step."""
-        with self.lock:
-            self.instruction = message.data
-
-    def on_tick(self) -> None:
-        """Let the worker act now."""
-        with self.lock:
-            self.due = True
-            self.lock.notify_all()
-
-    def on_watch(self) -> None:
-        """Hold when the last action is too long ago: nothing comes in, or inference hangs."""
-        with self.lock:
-            now = self._now()
-            if not self.running or self.acted is None:
-                return
-            silent = (now - self.acted) / 1e9
-            if silent > self.contract.safety.watchdog or silent < 0:  # a clock that was set back
-                stale = self.assembler.stale(now)
-                self._refuse(str(stale) if stale else f'no action for {silent:.2f} s')
+        assert self.controller is not None
+        try:
+            self.controller.push(stream, message)
+        except ConversionError as error:
+            self.get_logger().error(
+                f"'{stream.topic}' ignored: {error}", throttle_duration_sec=10.0
+            )
 
     def on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """Answer `~/reset`: forget the past."""
-        with self.lock:
-            self.followed = None
-            self.safety.rearm()
-            response.success = bool(self.instruction)
-            response.message = json.dumps({'instruction': self.instruction})
+        assert self.controller is not None
+        sentence = self.controller.reset()
+        response.success = bool(sentence)
+        response.message = json.dumps({'instruction': sentence})
         return response
 
-    def work(self) -> None:
-        """Take observations and act on them until disarmed."""
-        while True:
-            with self.lock:
-                found = self._next()
-                while found is None and self.running:
-                    self.lock.wait()
-                    found = self._next()
-                if not self.running:
-                    return
-                taken = self._now()
-                instruction = self.instruction
-                restart = instruction != self.followed
-                self.followed = instruction
-            if not isinstance(found, Stamped) or not instruction:
-                problem = 'no instruction' if isinstance(found, Stamped) else str(found)
-                self._refuse(' '.join(problem.split()))
-                continue
-            try:
-                self._act(found, taken, instruction if restart else None)
-            except Exception:
-                self.get_logger().error(
-                    f'inference failed: {traceback.format_exc()}', throttle_duration_sec=10.0
-                )
-                self._refuse('inference failed')
+    def on_start(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        """Answer `~/start`: act again."""
+        assert self.controller is not None
+        response.message = self.controller.go()
+        response.success = not response.message
+        return response
 
-    def publish_diagnostics(self) -> None:
-        """Publish how the policy is doing."""
-        with self.lock:
-            ages = self.assembler.ages(self._now())
-            problem = self.problem
-            if self.running and self.acted is None and not problem:
-                problem = str(self.assembler.stale(self._now()) or 'waiting for an observation')
-            interventions = dict(self.safety.interventions)
-        status = DiagnosticStatus(
-            name=f'{self.get_name()}: policy', hardware_id=self.contract.name
+    def on_diagnostics(self) -> None:
+        """Publish how the policy is doing, and log what the graph lacks when that changes."""
+        assert self.controller is not None
+        contract, status = self.controller.contract, self.controller.status()
+        topics = needs(contract, self._resolve)
+        found = check_contract(
+            contract, self._resolve, snapshot(self, topics, self.controller.joints())
         )
-        status.level = DiagnosticStatus.ERROR if problem else DiagnosticStatus.OK
-        status.message = problem or ('acting' if self.running else 'inactive')
-        values = {f'age of {s} (s)': 'never' if a is None else f'{a:.3f}' for s, a in ages.items()}
-        if self.inference_ms:
-            p50, p95 = np.percentile(list(self.inference_ms), [50, 95])
-            values |= {'inference p50 (ms)': f'{p50:.2f}', 'inference p95 (ms)': f'{p95:.2f}'}
-        values |= {f'interventions: {k}': str(v) for k, v in interventions.items()}
-        values['instruction'] = self.instruction
-        values['checkpoint'] = self.get_parameter('checkpoint').value
-        values['contract'] = self.contract.name
-        status.values = [KeyValue(key=k, value=v) for k, v in values.items()]
-        array = DiagnosticArray(status=[status])
-        array.header.stamp = self.get_clock().now().to_msg()
-        self.diagnostics.publish(array)
+        findings = [str(finding) for finding in found if finding.level != 'ok']
+        for line in findings:
+            if line not in self.findings:
+                self.get_logger().warning(line)
+        self.findings = findings
+        values = {
+            **status.values,
+            'graph': '; '.join(findings) or 'complete',
+            'checkpoint': self.checkpoint,
+            **self._memory(),
+        }
+        status = Status(status.name, status.level, status.message, values)
+        self.diagnostics.publish(diagnostic_array(self, contract.name, [status]))
 
     def _configure(self) -> None:
         import torch
 
-        self.trigger = self.get_parameter('trigger').value
-        if self.trigger not in TRIGGERS:
-            raise ValueError(f'trigger is {self.trigger!r}, expected {" or ".join(TRIGGERS)}')
-        torch.set_num_threads(self.get_parameter('threads').value)
-        checkpoint = self.get_parameter('checkpoint').value
-        if not checkpoint:
+        settings = self._settings({})
+        torch.set_num_threads(self._value('threads'))
+        self.checkpoint = self._value('checkpoint')
+        if not self.checkpoint:
             raise ValueError('checkpoint is empty: give the folder of a trained policy')
-        self.policy = load_policy(checkpoint, self.get_parameter('device').value)
-        self.contract = self.policy.contract
-        given = self.get_parameter('contract').value
-        if given:
-            require_same(RobotContract.load(given), self.contract, given, checkpoint)
-        self.space = ActionSpace(self.contract)
-        self.safety = SafetyFilter(self.contract)
-        self.assembler = ObservationAssembler(self.contract)
-        self.newest_state: JointState | None = None
-        self.instruction = ''
-        self.followed: str | None = None
-        self.due = False
-        self.inference_ms: deque[float] = deque(maxlen=200)
-        action = self.contract.action
+        policy = load_policy(
+            self.checkpoint, self._value('device'), compile=self._value('compile')
+        )
+        contract = policy.contract
+        if given := self._value('contract'):
+            require_same(RobotContract.load(given), contract, given, self.checkpoint)
+        settings.require_fits(contract.rate)
+        self.controller = Controller(
+            policy,
+            settings,
+            now=lambda: int(self.get_clock().now().nanoseconds),
+            command=self._publish_command,
+            decided=self._publish_decision,
+            warn=self.get_logger().warning,
+        )
+        self.controller.open()
+        self._join(self.controller)
+
+    def _join(self, controller: Controller) -> None:
+        """Join the graph."""
+        contract = controller.contract
+        action = contract.action
         self.command_class = message_class(COMMAND_TYPES[action.type])
-        self.commands = self.create_publisher(self.command_class, action.topic, COMMAND)
-        self.bins = self.create_publisher(Int32MultiArray, '~/bins', 10)
-        self.values = self.create_publisher(Float32MultiArray, '~/values', 10)
-        self.diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
-        publishers = (self.commands, self.bins, self.values, self.diagnostics)
-        self.entities = [(self.destroy_publisher, p) for p in publishers]
-        subscribe = self.create_subscription
-        group = ReentrantCallbackGroup()
+        self.command_topic = '~/command' if self._value('guarded') else action.topic
+        self.commands = self._publisher(self.command_class, self.command_topic, COMMAND)
+        self.bins = self._publisher(Int32MultiArray, '~/bins', 10)
+        self.values = self._publisher(Float32MultiArray, '~/values', 10)
+        self.diagnostics = self._publisher(DiagnosticArray, '/diagnostics', 10)
         subscriptions = [
-            subscribe(
+            self.create_subscription(
                 message_class(stream.type),
                 stream.topic,
                 partial(self.on_message, stream),
                 SENSOR,
-                callback_group=group,
+                raw=True,  # decoded only when it is acted on, and then without copying pixels
+                event_callbacks=QUIET,
             )
-            for stream in observed_streams(self.contract)
+            for stream in observed_streams(contract)
         ]
-        topic = self.contract.instruction.topic
-        subscriptions += subscribe_instruction(self, topic, self.on_instruction)
-        self.entities += [(self.destroy_subscription, s) for s in subscriptions]
-        self.entities.append(
-            (self.destroy_service, self.create_service(Trigger, '~/reset', self.on_reset))
+        subscriptions += subscribe_instruction(
+            self, contract.instruction.topic, lambda message: controller.instruct(message.data)
         )
-        timers = [
-            self.create_timer(1.0, self.publish_diagnostics),
-            self.create_timer(self.contract.safety.watchdog / 4, self.on_watch),
-        ]
-        if self.trigger == 'rate':
-            timers.append(self.create_timer(self.contract.period, self.on_tick))
-        self.entities += [(self.destroy_timer, t) for t in timers]
+        if self._value('guarded'):
+            subscriptions.append(
+                self.create_subscription(
+                    String,
+                    'guard/source',
+                    lambda message: controller.drives(message.data),
+                    LATCHED,
+                )
+            )
+        self.entities += [(self.destroy_subscription, s) for s in subscriptions]
+        for name, answer in {
+            'start': self.on_start,
+            'stop': _doing(controller.stop),
+            'reset': self.on_reset,
+            'estop': _doing(controller.estop),
+            'estop_reset': _doing(controller.estop_reset),
+        }.items():
+            service = self.create_service(Trigger, f'~/{name}', answer)
+            self.entities.append((self.destroy_service, service))
+        self._every(1.0, self.on_diagnostics)
+        self._every(contract.period / 2, controller.watch)
+        if controller.settings.chunk_size > 1:
+            self._every(contract.period / 4, controller.play)
 
     def _arm(self) -> None:
-        self.safety.rearm()
-        self.running, self.due, self.followed = True, False, None
-        self.refusing, self.acted, self.problem = False, None, ''
-        self.worker = threading.Thread(target=self.work, name='policy worker')
-        self.worker.start()
-        self.get_logger().info(f'policy ready: {self.get_parameter("checkpoint").value}')
+        assert self.controller is not None
+        # What was loaded stays: going through it again and again would take longer than a step.
+        gc.collect()
+        gc.freeze()
+        self.controller.start()
+        self.get_logger().info(f'policy ready: {self.checkpoint}')
 
     def _free(self) -> None:
         self.disarm()
+        if self.controller is not None:
+            self.controller.close()
+        self.controller = self.commands = None
         for destroy, entity in self.entities:
             destroy(entity)
         self.entities = []
-        self.policy = None
+        gc.unfreeze()
+        gc.collect()
 
-    def _transition(self, change: Any) -> TransitionCallbackReturn:
+    def _transition(self, change: Callable[[], None]) -> TransitionCallbackReturn:
         try:
             change()
         except Exception as error:  # rclpy would swallow it
@@ -318,67 +306,17 @@ class PolicyNode(LifecycleNode):
             return TransitionCallbackReturn.FAILURE
         return TransitionCallbackReturn.SUCCESS
 
-    def _next(self) -> Stamped | Stale | Exception | None:
-        """Take the next observation, why there is none, or None; called with the lock held."""
-        if not self.due:
-            return None
-        self.due = False
-        try:
-            if self.trigger == 'rate':
-                return self.assembler.latest(self._now())
-            stamped = self.assembler.complete()
-            return stamped and (self.assembler.stale(self._now()) or stamped)
-        except Exception as error:  # a message that does not make sense
-            return error
-
-    def _act(self, stamped: Stamped, taken: int, restart: str | None) -> None:
-        policy = self.policy
-        assert policy is not None
-        begun = time.monotonic()
-        if restart is not None:
-            policy.reset(restart)
-        decision = policy.act(stamped.observation)
-        self.inference_ms.append(1e3 * (time.monotonic() - begun))
-        state = stamped.observation.state
-        targets = self.space.to_targets(decision.action, state)
-        stamp = stamped.time if self.get_parameter('stamp_commands').value else 0
-        with self.lock:
-            if not self.running:
-                return
-            now = self._now()
-            if (now - taken) / 1e9 > self.contract.safety.watchdog:
-                self._refuse(f'inference took {(now - taken) / 1e9:.2f} s')
-                return
-            safe = self.safety.apply(targets, state[self.space.state_index])
-            self.problem, self.refusing, self.acted = '', False, now
-            self._publish_command(safe, stamp)
-        self._publish_decision(decision)
-
-    def _refuse(self, problem: str) -> None:
-        """Hold once when the policy cannot act, and say why."""
-        with self.lock:
-            self.problem = problem
-            self.followed = None  # what it saw before is the past of another motion
-            if self.refusing:
-                return  # holding again and again would let the arm creep
-            self.refusing = True
-            self.hold()
-        self.get_logger().warning(f'not acting: {problem}')
-
-    def _publish_command(self, targets: np.ndarray, stamp: int) -> None:
-        message = fill_command(
-            self.command_class(),
-            JointTrajectoryPoint(),
-            self.contract.action,
-            targets,
-            self.contract.period,
-            stamp,
+    def _publish_command(self, targets: Any, stamp: int) -> None:
+        assert self.controller is not None
+        contract = self.controller.contract
+        message, point = self.command_class(), JointTrajectoryPoint()
+        self.commands.publish(
+            fill_command(message, point, contract.action, targets, contract.period, stamp)
         )
-        self.commands.publish(message)
 
     def _publish_decision(self, decision: Decision) -> None:
         self.bins.publish(Int32MultiArray(data=[int(b) for b in decision.bins]))
-        if decision.values is not None and self.get_parameter('publish_values').value:
+        if decision.values is not None and self._value('publish_values'):
             rows, columns = decision.values.shape
             message = Float32MultiArray(data=decision.values.ravel().tolist())
             message.layout.dim = [
@@ -387,21 +325,55 @@ class PolicyNode(LifecycleNode):
             ]
             self.values.publish(message)
 
-    def _measured(self) -> np.ndarray | None:
-        if self.newest_state is None:
-            return None
-        try:
-            positions = joint_positions(self.newest_state)
-            return np.array([positions[joint] for joint in self.contract.action.joints])
-        except (ValueError, KeyError):
-            return None
+    def _publisher(self, kind: Any, topic: str, qos: Any) -> Any:
+        publisher = self.create_publisher(kind, topic, qos, event_callbacks=QUIET_PUBLISHER)
+        self.entities.append((self.destroy_publisher, publisher))
+        return publisher
 
-    def _now(self) -> int:
-        return int(self.get_clock().now().nanoseconds)
+    def _every(self, seconds: float, callback: Callable[[], None]) -> None:
+        """Call back by a clock that neither jumps nor stands still."""
+        clock = Clock(clock_type=ClockType.STEADY_TIME)
+        timer = self.create_timer(seconds, callback, clock=clock)
+        self.entities.append((self.destroy_timer, timer))
+
+    def _resolve(self, topic: str) -> str:
+        assert self.controller is not None
+        commands = topic == self.controller.contract.action.topic
+        return self.resolve_topic_name(self.command_topic if commands else topic)
+
+    def _memory(self) -> dict[str, str]:
+        import torch
+
+        if not torch.cuda.is_initialized():
+            return {}
+        return {'GPU memory (MiB)': f'{torch.cuda.memory_reserved() / 2**20:.0f}'}
+
+    def _settings(self, changes: dict[str, Any]) -> Settings:
+        """Read the settings, with changes that are not made yet.
+
+        Raises:
+            ConfigurationError: They do not go together.
+        """
+        return Settings(**{n: changes.get(n, self._value(n)) for n in SETTINGS})
+
+    def _value(self, name: str) -> Any:
+        return self.get_parameter(name).value
+
+
+def _doing(change: Callable[[], None]) -> Callable[[Any, Any], Trigger.Response]:
+    """Make what answers a service that always succeeds."""
+
+    def answer(request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        change()
+        response.success = True
+        return response
+
+    return answer
 
 
 def make() -> PolicyNode:
     """Build the node and start it when `autostart` is set."""
+    sys.setswitchinterval(SWITCH_INTERVAL)
     node = PolicyNode()
     if node.get_parameter('autostart').value:
         node.start()

@@ -22,6 +22,7 @@ from std_srvs.srv import Trigger
 
 from qt_ros.bags import BagError, EpisodeBagWriter, EpisodeRecord
 from qt_ros.bags.audit import LiveRates
+from qt_ros.bags.episode import SourceChange
 from qt_ros.bags.repair import repair_all
 from qt_ros.bags.writer import COMPRESSIONS, RESERVED
 from qt_ros.conversions import COMMAND_TYPES
@@ -38,6 +39,7 @@ from qt_ros.nodes.node_support import (
 from qt_ros.recording import Limits, Recording
 from qt_ros.streams import observed_streams
 
+SOURCE, SOURCE_KIND = 'guard/source', 'std_msgs/msg/String'  # who drives
 START_GATES = ('rate', 'alive')
 PARAMETERS = (
     Parameter('contract', '', 'Contract file of the robot.'),
@@ -92,7 +94,8 @@ class RecorderNode(Node):
         self.required = list(required)
         extra = [t for t in self.get_parameter('extra_topics').value if t]
         # Recorded when something publishes them; their types are known only then.
-        unknown = dict.fromkeys(self.resolve_topic_name(topic) for topic in extra)
+        self.source_topic = self.resolve_topic_name(SOURCE)
+        unknown = dict.fromkeys(map(self.resolve_topic_name, (SOURCE, *extra)))
         self.streams = AdaptiveSubscriptions(
             self, {**unknown, **required}, self.on_message, self.on_loss
         )
@@ -131,6 +134,8 @@ class RecorderNode(Node):
         if recording is not None:
             if topic not in recording.writer.counts:
                 recording.add_topic(topic, self.streams.kinds[topic])
+            if topic == self.source_topic and self.streams.kinds[topic] == SOURCE_KIND:
+                recording.note_source(now, _text(data))
             recording.put(topic, now, data)
 
     def on_loss(self, topic: str, count: int) -> None:
@@ -248,6 +253,7 @@ class RecorderNode(Node):
             ended_by='timeout',
             contract=self.contract.to_text(),
             start=self.begun,
+            sources=tuple(SourceChange(time=self.begun, source=s) for s in self._sources()),
         )
         kinds = {t: k for t, k in self.streams.kinds.items() if k is not None}
         try:
@@ -360,7 +366,14 @@ class RecorderNode(Node):
         return self.rates.slow(self._now()) if self.gated else []
 
     def _sentence(self) -> str:
-        return deserialize_message(self.instruction, String).data
+        return _text(self.instruction)
+
+    def _sources(self) -> list[str]:
+        """Give who drives now; none where no guard says so."""
+        said = self.streams.latched().get(self.source_topic, [])
+        here = self.count_publishers(self.source_topic) > 0
+        known = here and self.streams.kinds[self.source_topic] == SOURCE_KIND
+        return list(map(_text, said[-1:])) if known else []
 
     def _free(self) -> int:
         try:
@@ -370,6 +383,10 @@ class RecorderNode(Node):
 
     def _now(self) -> int:
         return int(self.get_clock().now().nanoseconds)
+
+
+def _text(data: bytes) -> str:
+    return deserialize_message(data, String).data
 
 
 def _end_recording(node: RecorderNode) -> None:

@@ -13,7 +13,7 @@ from qt_core.share import share_path
 from qt_ros.graphs import FAST_DDS_VARIABLES, GRAPHS, STANDARD
 
 LAUNCH = Path(__file__).resolve().parents[2] / 'launch'
-NAMES = ('policy', 'record', 'sim', 'demo')
+NAMES = ('policy', 'teleop', 'record', 'sim', 'demo')
 ACTIONS = ('DeclareLaunchArgument', 'OpaqueFunction', 'SetEnvironmentVariable', 'Shutdown')
 
 
@@ -114,7 +114,7 @@ def test_nodes_are_the_processes_of_the_graph(name, tmp_path):
 @pytest.mark.usefixtures('launch')
 def test_the_policy_starts_itself_unless_told_not_to(tmp_path):
     for given, expected in (({}, True), ({'autostart': 'false'}, False)):
-        (node,) = started(actions('policy'), checkpoint=str(tmp_path), **given)
+        _, node = started(actions('policy'), checkpoint=str(tmp_path), **given)
         assert node.kwargs['parameters'][1]['autostart'] is expected
 
 

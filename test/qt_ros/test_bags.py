@@ -11,6 +11,9 @@ import yaml
 
 from qt_core.contract import ContractError
 from qt_ros.bags import BagError, EpisodeBag, EpisodeBagWriter, EpisodeRecord, find_bags
+from qt_ros.bags.episode import SourceChange
+from qt_ros.bags.repair import repair
+from qt_ros.recording import Limits, Recording
 from test.qt_ros.synthetic_bags import (
     CONTRACT,
     SENTENCE,
@@ -154,3 +157,66 @@ def test_record_round_trip(tmp_path):
     written = replace(record(), dropped=3)
     written.save(tmp_path)
     assert EpisodeRecord.load(tmp_path) == written
+
+
+SOURCES = (SourceChange(time=1, source='policy'), SourceChange(time=5, source='teleop'))
+
+
+def test_who_drove_is_in_the_record(tmp_path):
+    written = record(sources=SOURCES)
+    written.save(tmp_path)
+    assert EpisodeRecord.load(tmp_path) == written
+    content = json.loads((tmp_path / 'episode.json').read_text())
+    assert content['sources'][1] == {'time': 5, 'source': 'teleop'}
+
+
+def test_a_record_of_before_there_was_a_guard(tmp_path):
+    record().save(tmp_path)
+    content = json.loads((tmp_path / 'episode.json').read_text())
+    del content['sources']
+    (tmp_path / 'episode.json').write_text(json.dumps(content))
+    assert EpisodeRecord.load(tmp_path) == record()
+
+
+@pytest.fixture
+def recording(tmp_path):
+    """Give an episode that is being recorded, driven by the policy from the start."""
+    known = record(start=1, sources=SOURCES[:1])
+    kinds = {'/image': 'sensor_msgs/msg/Image'}
+    recording = Recording(
+        EpisodeBagWriter(tmp_path / 'bag', kinds, record=known),
+        known,
+        Limits(queue=1 << 20, flush_interval=0.05, min_free=0),
+    )
+    message = image_message(np.zeros((4, 4, 3), np.uint8), 1)
+    for time in (1, 9):
+        recording.put('/image', time, bytes(STORE.serialize_cdr(message, kinds['/image'])))
+    yield recording
+    recording.discard()
+    recording.join()
+
+
+@pytest.mark.parametrize('stop', [0, 7])
+def test_changes_until_the_end_are_noted(recording, stop):
+    recording.note_source(5, 'teleop')
+    recording.note_source(6, 'teleop')
+    recording.note_source(9, 'policy')
+    recording.end('success', 'terminal', stop)
+    recording.join()
+    sources = EpisodeRecord.load(recording.path).sources
+    last = () if stop else (SourceChange(time=9, source='policy'),)
+    assert sources == SOURCES + last
+
+
+def test_a_repaired_bag_says_who_drove(recording, tmp_path):
+    recording.note_source(5, 'teleop')
+    recording.end('success', 'terminal', 9)
+    recording.join()
+    whole = EpisodeRecord.load(recording.path)
+    # As a crash leaves it: the record is there, and the bag has no end.
+    partial = tmp_path / 'crash.partial'
+    partial.mkdir()
+    bag = recording.path.rename(partial / 'crash')
+    (bag / 'bag.mcap').rename(bag / 'crash.mcap')
+    (bag / 'metadata.yaml').unlink()
+    assert EpisodeRecord.load(repair(partial)).sources == whole.sources == SOURCES

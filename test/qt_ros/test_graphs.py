@@ -24,7 +24,8 @@ def by_name(processes):
 @pytest.mark.parametrize(
     ('graph', 'names'),
     [
-        ('policy', ['policy']),
+        ('policy', ['guard', 'policy']),
+        ('teleop', ['guard', 'recorder']),
         ('record', ['recorder']),
         ('sim', ['simulator']),
         ('demo', ['simulator', 'policy', 'recorder']),
@@ -50,18 +51,60 @@ def test_simulated_graphs_follow_the_clock_that_the_simulator_makes(checkpoint):
         'policy': True,
         'recorder': True,
     }
-    (policy,) = GRAPHS['policy'].processes(checkpoint=checkpoint)
-    assert policy.parameters['use_sim_time'] is False
-    (policy,) = GRAPHS['policy'].processes(checkpoint=checkpoint, use_sim_time=True)
-    assert policy.parameters['use_sim_time'] is True
+    for process in GRAPHS['policy'].processes(checkpoint=checkpoint):
+        assert process.parameters['use_sim_time'] is False
+    for process in GRAPHS['policy'].processes(checkpoint=checkpoint, use_sim_time=True):
+        assert process.parameters['use_sim_time'] is True
 
 
 def test_the_policy_answers_each_simulated_observation_but_is_left_alone_on_a_robot(checkpoint):
     policy = by_name(GRAPHS['demo'].processes(checkpoint=checkpoint))['policy']
     assert policy.parameters['trigger'] == 'observation'
     assert policy.parameters['stamp_commands'] is True
-    (policy,) = GRAPHS['policy'].processes(checkpoint=checkpoint)
-    assert set(policy.parameters) == {'use_sim_time', 'checkpoint', 'autostart'}
+    _, policy = GRAPHS['policy'].processes(checkpoint=checkpoint)
+    assert set(policy.parameters) == {'use_sim_time', 'checkpoint', 'autostart', 'guarded'}
+
+
+def test_the_guard_has_the_contract_of_the_policy_unless_there_is_none(checkpoint):
+    guard, policy = GRAPHS['policy'].processes(checkpoint=checkpoint)
+    assert guard.parameters['checkpoint'] == policy.parameters['checkpoint'] == checkpoint
+    assert guard.parameters['source'] == 'policy'
+    assert policy.parameters['guarded'] is True
+    (policy,) = GRAPHS['policy'].processes(checkpoint=checkpoint, guard=False)
+    assert 'guarded' not in policy.parameters
+
+
+def test_a_rendered_picture_may_stand_still_unless_the_user_minds(checkpoint, tmp_path):
+    params_file = tmp_path / 'mine.yaml'
+    params_file.write_text('/**/policy: {ros__parameters: {frozen_after: 2.0}}')
+    for arguments, expected in (
+        ({}, None),
+        ({'use_sim_time': True}, 0.0),
+        ({'use_sim_time': True, 'params_file': str(params_file)}, None),
+        ({'params_file': str(share_path('config/nodes.yaml')), 'use_sim_time': True}, 0.0),
+    ):
+        _, policy = GRAPHS['policy'].processes(checkpoint=checkpoint, **arguments)
+        assert policy.parameters.get('frozen_after') == expected
+
+
+@pytest.mark.parametrize(
+    ('given', 'names'),
+    [
+        ({}, ['guard', 'recorder']),
+        ({'input': 'keyboard'}, ['guard', 'recorder']),
+        ({'input': 'joy', 'urdf': 'arm.urdf'}, ['guard', 'recorder', 'teleop']),
+        ({'input': 'leader'}, ['guard', 'recorder', 'teleop']),
+    ],
+)
+def test_a_person_drives_through_the_guard(given, names):
+    processes = by_name(GRAPHS['teleop'].processes(contract='robot.yaml', **given))
+    assert list(processes) == names
+    assert processes['guard'].parameters['source'] == 'teleop'
+    if 'teleop' in processes:
+        asked = {k: v for k, v in processes['teleop'].parameters.items() if k in given}
+        assert asked == given
+    with pytest.raises(ArgumentError, match='contract is not set'):
+        GRAPHS['teleop'].processes(**given)
 
 
 def test_what_is_given_reaches_the_node_it_is_for():
@@ -103,7 +146,7 @@ def test_a_copy_of_the_shipped_parameter_file_changes_nothing_else(tmp_path):
 
 
 def test_a_policy_that_waits_to_be_activated_does_not_announce_itself(checkpoint):
-    (policy,) = GRAPHS['policy'].processes(checkpoint=checkpoint, autostart=False)
+    _, policy = GRAPHS['policy'].processes(checkpoint=checkpoint, autostart=False)
     assert policy.parameters['autostart'] is False
     assert not policy.announces
     (recorder,) = GRAPHS['record'].processes(contract='robot.yaml', autostart=False)

@@ -126,6 +126,7 @@ class Robot:
         subscribe(JointTrajectory, 'joint_trajectory', self.commands.append, 10)
         subscribe(Int32MultiArray, 'policy/bins', self.bins.append, 10)
         subscribe(DiagnosticArray, '/diagnostics', self.on_diagnostics, 10)
+        self.random = np.random.default_rng(0)
         self.position = 0.3
         self.camera_on = True
         self.node.create_timer(0.05, self.publish)
@@ -138,11 +139,12 @@ class Robot:
         state.header.stamp = now.to_msg()
         self.states.publish(state)
         if self.camera_on:
-            frame = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+            frame = self.random.integers(0, 256, (48, 64, 3), np.uint8)  # noise, as of a sensor
             self.images.publish(fill_image(Image(), frame, now.nanoseconds, 'camera'))
 
     def on_diagnostics(self, message):
-        self.status = message.status[0]
+        if message.status[0].name == 'policy: policy':
+            self.status = message.status[0]
 
     def spin_until(self, condition, what):
         deadline = time.monotonic() + DEADLINE
@@ -174,7 +176,7 @@ def test_a_robot_in_real_time(robot, checkpoint, contract):
         robot.spin_until(
             lambda: robot.status and robot.status.message == 'no instruction', 'start'
         )
-        assert robot.status.level == DiagnosticStatus.ERROR
+        assert robot.status.level == DiagnosticStatus.WARN
         assert robot.bins == []
 
         # A sentence that comes while the camera is away counts once it is back.

@@ -18,6 +18,7 @@ import rclpy
 from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rosbags.rosbag2 import Reader
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
@@ -27,7 +28,7 @@ from qt_core.share import share_path
 from qt_ros.bags import EpisodeBag, find_bags
 from qt_ros.bags.converter import convert_episode
 from qt_ros.conversions import fill_command, fill_image, set_stamp
-from test.qt_ros.synthetic_bags import CONTRACT, START, draw_episode
+from test.qt_ros.synthetic_bags import CONTRACT, START, STORE, draw_episode
 
 PERIOD = 100_000_000
 DEADLINE = 30.0  # s
@@ -255,6 +256,43 @@ def test_namespaced_remapped_and_interrupted(robot, tmp_path, stop):
     assert converted.instruction == 'tap the red cube'
     assert EpisodeBag(path).record.outcome == 'unlabeled'
     assert (converted.timeout, converted.reward.sum()) == (True, 0.0)
+
+
+def test_a_bag_says_who_drove(robot, tmp_path):
+    arm = robot()
+    arm.instruction.publish(String(data='tap the red cube'))
+    arm.start()
+    arm.play(draw_episode(3, steps=3))
+    assert arm.call('success').success
+    assert EpisodeBag(tmp_path / 'bags/episode_000000').record.sources == ()
+
+    guard = arm.node.create_publisher(String, 'guard/source', LATCHED)
+    guard.publish(String(data='policy'))
+    arm.spin_until(guard.get_subscription_count, 'nobody hears who drives')
+    started = arm.start()
+    for source in ('teleop', 'teleop', 'policy'):
+        guard.publish(String(data=source))
+    arm.spin_until(lambda: arm.status.get('counts', {}).get('/guard/source') == 4, 'sources')
+    assert arm.call('success').success
+    path = tmp_path / 'bags/episode_000001'
+    assert started['bag'] == str(path)
+    record = EpisodeBag(path).record
+    assert [change.source for change in record.sources] == ['policy', 'teleop', 'policy']
+    times = [change.time for change in record.sources]
+    assert times[0] == record.start
+    assert times == sorted(times)
+    assert times[-1] <= record.stop
+    with Reader(path) as reader:
+        source = [c for c in reader.connections if c.topic == '/guard/source']
+        said = [STORE.deserialize_cdr(d, c.msgtype) for c, _, d in reader.messages(source)]
+    assert [message.data for message in said] == ['policy', 'teleop', 'teleop', 'policy']
+
+    # A guard that has gone says nothing any more.
+    arm.node.destroy_publisher(guard)
+    arm.spin_until(lambda: not arm.node.count_publishers('guard/source'), 'a guard that left')
+    arm.start()
+    assert arm.call('timeout').success
+    assert EpisodeBag(tmp_path / 'bags/episode_000002').record.sources == ()
 
 
 def test_full_disk_is_refused(robot, tmp_path):

@@ -282,8 +282,10 @@ def test_bytes_that_are_no_message_are_refused(cut):
         data=np.zeros(3, np.uint8),
     )
     with pytest.raises(ConversionError):
-        camera.time(image[:cut], 0)
         camera.decode(image[:cut])
+    if cut < 12:
+        with pytest.raises(ConversionError):
+            camera.time(image[:cut], 0)
 
 
 def test_stillness_is_counted_from_the_first_of_equal_images_to_the_last():

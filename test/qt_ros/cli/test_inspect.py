@@ -12,6 +12,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 
 from qt_core.replay import ReplayFolder, ReplayWriter
 from qt_core.share import share_path
+from qt_ros.bags.episode import EpisodeRecord, SourceChange
 from qt_ros.cli.main import main
 from test.conftest import make_episode
 from test.qt_ros.synthetic_bags import (
@@ -53,6 +54,16 @@ def refused(capsys):
         return lines[0]
 
     return run
+
+
+def test_a_bag_that_says_who_drove(inspect, tmp_path):
+    bag = write_bag(tmp_path / 'bag', episode_messages(draw_episode(0, steps=10)))
+    changes = [(0, 'policy'), (300_000_000, 'teleop')]
+    sources = tuple(SourceChange(time=START + time, source=source) for time, source in changes)
+    replace(EpisodeRecord.load(bag), sources=sources).save(bag)
+    found, text = inspect(bag)
+    assert found['sources'][1] == {'time': START + 300_000_000, 'source': 'teleop'}
+    assert 'policy from 0.0 s, teleop from 0.3 s' in text
 
 
 def test_a_bag_of_the_recorder(inspect, tmp_path):

@@ -1,0 +1,534 @@
+# Copyright 2026 The qt_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Acts, or holds: what the policy node does, whatever brings it messages and takes its commands.
+
+messages ─ push ─▶ ObservationAssembler ─▶ worker thread: policy ─▶ SafetyFilter ─▶ command
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qt_core.action_space import ActionSpace
+from qt_core.configuration import require
+from qt_core.policies import Decision, Policy
+from qt_ros.bags.audit import RateMeter
+from qt_ros.diagnostics import ERROR, OK, WARN, Percentiles, Status
+from qt_ros.pacing import Pacer
+from qt_ros.plan import CommandPlan, plan_targets
+from qt_ros.pose import MeasuredPose
+from qt_ros.safety import SafetyFilter, Watchdog
+from qt_ros.streams import STATE, ObservationAssembler, Stale, Stamped, Stillness, Stream
+
+TRIGGERS = ('rate', 'observation')
+POLICY = 'policy'  # who drives, as the guard says
+PATIENCE = 2.0  # s that an inference may go on when nobody waits for it any more
+NO_INSTRUCTION = 'no instruction'
+WAITING = {
+    'teleop': 'waiting: teleop drives',
+    'hold': 'waiting: the guard holds; call guard/policy',
+    'estop': 'waiting: the guard is stopped; call guard/estop_reset, then guard/policy',
+}
+SLOW = 0.1  # share of control steps that may come late until diagnostics warn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to act.
+
+    Attributes:
+        trigger: `rate`: on the camera image nearest to each control step; `observation`: on each
+            image, once every stream has reached its stamp (lock step).
+        rate: Control steps per second, at most the contract's; 0 for the contract's.
+        stamp_commands: Whether commands carry the stamp of the observation they answer.
+        frozen_after: Seconds of identical images after which a camera is frozen; 0 for never.
+        reset_on_instruction: Whether another sentence makes the policy forget what it has seen.
+        chunk_size: Control steps decided by one inference.
+        n_action_steps: Control steps from one inference to the next.
+        beam: Prefixes kept at each dimension; 1 is greedy.
+        guidance: Classifier-free guidance; 1 is none.
+        exploration: Each dimension's probability of a random bin.
+    """
+
+    trigger: str = 'rate'
+    rate: float = 0.0
+    stamp_commands: bool = False
+    frozen_after: float = 1.0
+    reset_on_instruction: bool = True
+    chunk_size: int = 1
+    n_action_steps: int = 1
+    beam: int = 1
+    guidance: float = 1.0
+    exploration: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(self.trigger in TRIGGERS, 'trigger', self.trigger, ' or '.join(TRIGGERS))
+        steps, size = self.n_action_steps, self.chunk_size
+        require(steps <= size, 'n_action_steps', steps, f'at most chunk_size, which is {size}')
+        single = self.trigger == 'rate' or size == 1
+        require(single, 'chunk_size', size, '1 where trigger is observation')
+        greedy = self.beam == 1 or self.exploration == 0
+        require(greedy, 'beam', self.beam, '1 while exploration is above 0')
+
+    def require_fits(self, rate: float) -> None:
+        """Refuse a rate above that of the contract.
+
+        Raises:
+            ConfigurationError: It is.
+        """
+        require(self.rate <= rate, 'rate', self.rate, f'at most {rate:g}, that of the contract')
+
+
+class Controller:
+    """Runs a policy in a thread of its own; every method may be called from any other.
+
+    It acts, or holds: when it cannot go on it commands the measured pose once, and then nothing
+    until it can, since holding again and again would let a loaded arm creep. Without a fresh joint
+    state it commands the last command instead (an old pose would be a jump back), and the measured
+    pose once there is one again.
+
+    Args:
+        policy: What decides.
+        settings: How to act; replaced with `adjust`.
+        now: The node clock, ns.
+        command: Sends target positions (N,) and a stamp, ns, 0 for none.
+        decided: Gets each decision that was acted on.
+        warn: Says why it stops acting.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        settings: Settings,
+        *,
+        now: Callable[[], int],
+        command: Callable[[NDArray[np.float64], int], None],
+        decided: Callable[[Decision], None],
+        warn: Callable[[str], None],
+    ) -> None:
+        self.policy, self.contract = policy, policy.contract
+        self._now, self._command, self._decided, self._warn = now, command, decided, warn
+        self._period = round(1e9 * self.contract.period)
+        self.space = ActionSpace(self.contract)
+        self.safety = SafetyFilter(self.contract)
+        self._watchdog = Watchdog(self.contract.safety.watchdog)
+        self._pose = MeasuredPose(self.contract)
+        self._assembler = ObservationAssembler(self.contract)
+        self._plan = CommandPlan(self._period)
+        self._pacer = Pacer(self._period)
+        self._stillness = {camera.name: Stillness() for camera in self.contract.cameras}
+        self._lock = threading.Condition()
+        self._worker = threading.Thread(target=self._work, name='policy', daemon=True)
+        self._warm = threading.Event()
+        self._failure: Exception | None = None
+        self._closed = self._running = self._stopped = self._done = self._busy = False
+        self._run = 0  # counts starts and ends: what was inferred in another run is dropped
+        self._due: int | None = None  # when an image asked for a step, ns
+        self._arrived = 0.0  # the newest image, monotonic s
+        self._instruction = ''
+        self._followed: str | None = None  # what the policy follows; None once its past is gone
+        self._source = POLICY
+        self._driving = False  # the arm may still be on its way to the last command
+        self._last: NDArray[np.float64] | None = None
+        self._owes_pose = False
+        self._answered = 0  # stamp of the last command, ns; 0 for none
+        self._problem = ''
+        expected = {camera.name: camera.rate for camera in self.contract.cameras}
+        expected[STATE] = self.contract.state.rate
+        self._rates = {
+            name: RateMeter(rate or self.contract.rate) for name, rate in expected.items()
+        }
+        self._heard: dict[str, int] = {}  # stream -> its first message, ns
+        self._actions, self._late = RateMeter(), RateMeter()
+        self._inference, self._latency = Percentiles(), Percentiles()
+        self.overruns = 0
+        self.adjust(settings)
+
+    # What comes in.
+
+    def push(self, stream: Stream, message: Any) -> None:
+        """Take a sensor message, or the bytes of one."""
+        now = self._now()
+        stamp = stream.time(message, now)
+        with self._lock:
+            self._rates[stream.name].add(now)
+            self._heard.setdefault(stream.name, now)
+            if stream.name == STATE:
+                self._pose.push(message, now)
+                if self._owes_pose:
+                    self._hold_pose(now)
+            elif self.settings.frozen_after > 0 and isinstance(message, bytes):
+                self._stillness[stream.name].see(message, now)
+            self._assembler.push(stream.name, stamp, partial(stream.decode, message))
+            if self.settings.trigger == 'observation':
+                if stream.name == self._assembler.reference and stamp == self._answered:
+                    self._repeat()
+                self._ask(now)
+            elif stream.name == self._assembler.reference and self._pacer.due(stamp):
+                if self._busy:
+                    self._overrun(now)
+                self._arrived = time.monotonic()
+                self._ask(now)
+
+    def instruct(self, sentence: str) -> None:
+        """Take a sentence; it counts from the next step on."""
+        with self._lock:
+            self._done = self._done and sentence == self._instruction
+            self._instruction = sentence
+
+    def drives(self, source: str) -> None:
+        """Take note of who drives, as the guard says."""
+        with self._lock:
+            if source != self._source:
+                self._source = source
+                self._let_go()
+
+    def adjust(self, settings: Settings) -> None:
+        """Act otherwise from the next step on.
+
+        Raises:
+            ConfigurationError: The contract does not allow it.
+        """
+        settings.require_fits(self.contract.rate)
+        with self._lock:
+            self.settings = settings
+            step = round(1e9 / settings.rate) if settings.rate else self._period
+            self._pacer.period = step * settings.n_action_steps
+
+    # What a person asks for.
+
+    def open(self) -> None:
+        """Warm the policy up, in the thread that will run it: CUDA graphs belong to a thread.
+
+        Raises:
+            Exception: What the policy raised.
+        """
+        self._worker.start()
+        self._warm.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def start(self) -> None:
+        """Begin to act, once there is what is needed."""
+        with self._lock:
+            self._run += 1
+            self._running, self._stopped, self._done, self._due = True, False, False, None
+            self._problem, self._followed = '', None
+
+    def finish(self) -> None:
+        """Hold, and act no more."""
+        with self._lock:
+            self._run += 1
+            self._running = False
+            self.hold()
+
+    def close(self) -> None:
+        """Hold, and end the thread; an inference that hangs is left to itself."""
+        self.finish()
+        with self._lock:
+            self._closed = True
+            self._lock.notify_all()
+        if self._worker.is_alive():
+            self._worker.join(PATIENCE)
+
+    def go(self) -> str:
+        """Act again after `stop` or the end of a task; give why not, '' when it does."""
+        with self._lock:
+            if self.safety.stopped:
+                return 'the e-stop is latched: call ~/estop_reset first'
+            self._stopped = self._done = False
+            self._followed = None
+            return ''
+
+    def stop(self) -> None:
+        """Hold until `go`."""
+        with self._lock:
+            self._stopped = True
+            self.hold()
+
+    def estop(self) -> None:
+        """Hold until `estop_reset` and then `go`."""
+        with self._lock:
+            self.hold()
+            self.safety.stop()
+            self._stopped = True
+
+    def estop_reset(self) -> None:
+        """Release the latch, which by itself moves nothing."""
+        with self._lock:
+            self.safety.reset()
+
+    def reset(self) -> str:
+        """Forget the past; give the sentence in force."""
+        with self._lock:
+            self._followed, self._done = None, False
+            self.safety.rearm()
+            return self._instruction
+
+    # What time asks for.
+
+    def watch(self) -> None:
+        """Hold when a stream is lost, a camera frozen, or nothing was decided for too long."""
+        with self._lock:
+            now = self._now()
+            if not self._running or self._blocked():
+                return
+            problem = self._sees(now)
+            if not problem and self._watchdog.expired(now):
+                problem = f'no action for {self._watchdog.silence(now):.2f} s'
+            if problem:
+                self._refuse(problem)
+
+    def play(self) -> None:
+        """Command the planned step that is due now."""
+        with self._lock:
+            now = self._now()
+            if self._driving and not self._watchdog.expired(now):
+                self._send(self._plan.take(now), now)
+
+    def hold(self) -> None:
+        """Command the measured pose, once, if the arm may be moving."""
+        with self._lock:
+            if self._driving:
+                now = self._now()
+                if self._watchdog.expired(now):
+                    self._last = None  # others hold by now, and may have moved the arm elsewhere
+                self._let_go()
+                self._hold_pose(now)
+
+    def status(self) -> Status:
+        """Say how it goes."""
+        with self._lock:
+            now = self._now()
+            level, message = self._state(now)
+            values = {}
+            for name, age in self._assembler.ages(now).items():
+                values[f'age of {name} (s)'] = 'never' if age is None else f'{age:.3f}'
+                values[f'rate of {name} (Hz)'] = f'{self._rates[name].rate(now):.1f}'
+            values |= self._inference.values('inference', 'ms')
+            values |= self._latency.values('observation to command', 'ms')
+            values['actions (Hz)'] = f'{self._actions.rate(now):.1f}'
+            values['overruns'] = str(self.overruns)
+            values['control steps without an image'] = str(self._pacer.missed)
+            values['planned steps dropped'] = str(self._plan.dropped)
+            values |= {f'interventions: {k}': str(v) for k, v in self.safety.interventions.items()}
+            values['instruction'] = self._instruction
+            values['contract'] = self.contract.name
+        return Status('policy', level, message, values)
+
+    def joints(self) -> tuple[str, ...] | None:
+        """Name the joints of the newest joint state; None when there was none."""
+        with self._lock:
+            return self._pose.names()
+
+    def _state(self, now: int) -> tuple[int, str]:
+        if not self._running:
+            return OK, 'inactive'
+        if self.safety.stopped:
+            return ERROR, 'stopped by e-stop: call ~/estop_reset, then ~/start'
+        if blocked := self._blocked():
+            return (WARN if self._stopped else OK), blocked
+        problem = self._problem or self._sees(now)
+        if problem and problem != NO_INSTRUCTION:
+            return ERROR, problem
+        if not self._driving:
+            return WARN, problem or 'waiting for an observation'
+        steps = self._actions.rate(now) + self._late.rate(now)
+        if self._late.rate(now) > SLOW * steps:
+            wanted = 1e9 / self._pacer.period
+            return WARN, f'inference is slow: {self._actions.rate(now):.1f} of {wanted:g} Hz'
+        for name, meter in self._rates.items():
+            long = now - self._heard[name] > 1e9 * meter.window
+            if long and self.settings.trigger == 'rate' and not meter.enough(now):
+                expected = f'expected {meter.expected:g}'
+                return WARN, f"'{name}' comes at {meter.rate(now):.1f} Hz, {expected}"
+        return OK, 'acting'
+
+    # The rest is called with the lock held, but for the worker.
+
+    def _blocked(self) -> str:
+        """Say why nobody expects it to act."""
+        if self._stopped:
+            return 'stopped: call ~/start'
+        if self._source != POLICY:
+            return WAITING.get(self._source, f'waiting: {self._source} drives')
+        return 'done: the policy says that the task is finished' if self._done else ''
+
+    def _sees(self, now: int) -> str:
+        """Say what it lacks to act; '' for nothing."""
+        stale = self._assembler.stale(now)
+        if stale is not None:
+            return str(stale)
+        for name, stillness in self._stillness.items():
+            if 0 < self.settings.frozen_after < stillness.seconds:
+                return f"'{name}' is frozen: the same image for {stillness.seconds:.2f} s"
+        return '' if self._instruction else NO_INSTRUCTION
+
+    def _ask(self, now: int) -> None:
+        if self._running and not self._blocked():
+            self._due = now
+            self._lock.notify_all()
+
+    def _overrun(self, now: int) -> None:
+        self.overruns += 1
+        self._late.add(now)
+
+    def _take(self) -> Stamped | Stale | Exception | None:
+        """Take the next observation, why there is none, or None to wait."""
+        if self._due is None or not self._running or self._blocked():
+            return None
+        now = self._now()
+        late, self._due = now - self._due, None
+        try:
+            if self.settings.trigger == 'rate':
+                # A step that is late by more than half a period is left out: the rate falls to a
+                # whole fraction, and the arm's motion stays even.
+                return self._assembler.latest(now) if late <= self._period / 2 else None
+            stamped = self._assembler.complete()
+            return stamped and (self._assembler.stale(now) or stamped)
+        except Exception as error:  # a message that does not make sense
+            return error
+
+    def _work(self) -> None:
+        """Take observations and act on them until closed."""
+        try:
+            self._choose(self.settings)
+            self.policy.warm_up()
+        except Exception as error:
+            self._failure = error
+            return
+        finally:
+            self._warm.set()
+        while True:
+            with self._lock:
+                found = None
+                while not self._closed and (found := self._take()) is None:
+                    self._busy = False
+                    self._lock.wait()
+                if self._closed:
+                    return
+                self._busy = True
+                taken, arrived, sentence = self._now(), self._arrived, self._instruction
+                problem = self._sees(taken)
+                if problem or not isinstance(found, Stamped):
+                    self._refuse(problem or ' '.join(str(found).split()))
+                    continue
+                # What the policy knows when it is not told anything new.
+                followed, self._followed = self._followed, sentence
+                settings, run = self.settings, self._run
+            try:
+                self._act(found, run, taken, arrived, followed, sentence, settings)
+            except Exception as error:
+                line = ' '.join(str(error).split()) or type(error).__name__
+                trace = traceback.format_exc()
+                with self._lock:
+                    if self._run == run:
+                        self._refuse(f'inference failed: {line}', trace)
+
+    def _choose(self, settings: Settings) -> None:
+        self.policy.choose(
+            beam=settings.beam, guidance=settings.guidance, exploration=settings.exploration
+        )
+
+    def _act(
+        self,
+        stamped: Stamped,
+        run: int,
+        taken: int,
+        arrived: float,
+        followed: str | None,
+        sentence: str,
+        settings: Settings,
+    ) -> None:
+        begun = time.monotonic()
+        self._choose(settings)
+        if followed is None or (followed != sentence and settings.reset_on_instruction):
+            self.policy.reset(sentence)
+        elif followed != sentence:
+            self.policy.follow(sentence)
+        decision = self.policy.act(stamped.observation, settings.chunk_size)
+        inference = time.monotonic() - begun
+        targets = plan_targets(self.space, decision.plan, stamped.observation.state)
+        with self._lock:
+            if self._run != run or self._blocked():
+                return
+            now = self._now()
+            self._inference.add(1e3 * inference)
+            if (now - taken) / 1e9 > self._watchdog.limit:
+                self._refuse(f'inference took {(now - taken) / 1e9:.2f} s')
+                return
+            if self.contract.action.terminate and decision.action[-1] >= 0.5:
+                self._done = True
+                self.hold()
+                return
+            first: NDArray[np.float64] | None = targets[0]
+            if len(targets) > 1:
+                self._plan.replace(stamped.time, targets)
+                first = self._plan.take(now)
+                if first is None:
+                    self._refuse(f'all {len(targets)} planned steps are past')
+                    return
+            self._problem = ''
+            self._send(first, now, stamped)
+            self._actions.add(now)
+            if settings.trigger == 'rate':
+                self._latency.add(1e3 * (time.monotonic() - arrived))
+        self._decided(decision)
+
+    def _send(
+        self, targets: NDArray[np.float64] | None, now: int, stamped: Stamped | None = None
+    ) -> None:
+        if targets is None:
+            return
+        if stamped is not None:
+            measured = stamped.observation.state[self.space.state_index]
+        else:
+            pose = self._pose.at(now)
+            if pose is None:
+                return
+            measured = pose
+        self._watchdog.feed(now)
+        self._last = self.safety.apply(targets, measured)
+        self._driving, self._owes_pose = True, False
+        stamp = stamped.time if stamped is not None and self.settings.stamp_commands else 0
+        self._answered = stamp
+        self._command(self._last, stamp)
+
+    def _repeat(self) -> None:
+        """Command the last once more: who shows an image again has missed the answer."""
+        if self._driving and not self._blocked() and self._last is not None:
+            self._command(self._last, self._answered)
+
+    def _let_go(self) -> None:
+        """Expect no more commands, and begin the next motion from the measured pose."""
+        self._driving = self._owes_pose = False
+        self._followed = None  # what it saw is the past of another motion
+        self._watchdog.disarm()
+        self._plan.clear()
+        self.safety.rearm()
+
+    def _hold_pose(self, now: int) -> None:
+        pose = self._pose.at(now)
+        if pose is None and self._owes_pose:
+            return
+        self._owes_pose = pose is None
+        held = self._last if pose is None else pose
+        if held is not None:
+            self._command(held, 0)
+
+    def _refuse(self, problem: str, detail: str = '') -> None:
+        """Hold, and say why."""
+        news = self._driving or not self._problem
+        self._problem, self._followed = problem, None
+        self.hold()
+        if news:
+            self._warn(f'not acting: {problem}{detail and chr(10)}{detail}')

@@ -1,0 +1,450 @@
+# Copyright 2026 The qt_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Acting and holding, with a policy that does as told and a clock that is set by hand."""
+
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from qt_core.action_space import ActionSpace
+from qt_core.configuration import ConfigurationError
+from qt_core.policies import Decision
+from qt_ros.controller import Controller, Settings
+from qt_ros.diagnostics import ERROR, OK, WARN
+from qt_ros.serialisation import TYPESTORE
+from qt_ros.streams import STATE, observed_streams
+
+MS = 1_000_000
+TYPES = TYPESTORE.types
+SENTENCE = 'touch the red block'
+HOME = np.array([0.3] * 6 + [0.01])
+
+
+class Puppet:
+    """A policy that always moves by the same bins, and does what it is told to first."""
+
+    def __init__(self, contract):
+        self.contract = contract
+        self.space = ActionSpace(contract)
+        self.bins = np.full(self.space.dimensions, 12)
+        self.calls = []
+        self.first = lambda: None
+        self.finished = False
+
+    def choose(self, **choices):
+        self.choices = choices
+
+    def warm_up(self):
+        self.thread = threading.current_thread()
+
+    def reset(self, instruction):
+        self.calls.append(('reset', instruction))
+
+    def follow(self, instruction):
+        self.calls.append(('follow', instruction))
+
+    def act(self, observation, steps=1):
+        assert threading.current_thread() is self.thread  # CUDA graphs belong to a thread
+        self.calls.append(('act', steps))
+        self.first()
+        action = self.space.decode(self.bins)
+        if self.contract.action.terminate:
+            action[-1] = float(self.finished)
+        plan = np.stack([action] * steps)
+        return Decision(bins=self.bins, action=action, plan=plan)
+
+
+class Bench:
+    """A controller, its messages, its clock and what it commanded."""
+
+    def __init__(self, contract, **settings):
+        self.contract, self.now = contract, 10**12
+        self.commands, self.decisions, self.warnings = [], [], []
+        self.policy = Puppet(contract)
+        self.controller = Controller(
+            self.policy,
+            Settings(**settings),
+            now=lambda: self.now,
+            command=lambda targets, stamp: self.commands.append((targets, stamp)),
+            decided=self.decisions.append,
+            warn=self.warnings.append,
+        )
+        *self.cameras, self.state = observed_streams(contract)
+        self.pose, self.frame, self.names = HOME, 0, list(contract.state.joints)
+        self.controller.open()
+        self.controller.start()
+
+    def joints(self):
+        kind = TYPES['sensor_msgs/msg/JointState']
+        none = np.zeros(0)
+        message = kind(self.header(), self.names, np.array(self.pose), none, none)
+        self.controller.push(self.state, self.serialise(message))
+
+    def image(self, still=False):
+        self.frame += not still
+        pixels = np.full(64 * 64 * 3, self.frame % 250, np.uint8)
+        kind = TYPES['sensor_msgs/msg/Image']
+        message = kind(self.header(), 64, 64, 'rgb8', 0, 192, pixels)
+        self.controller.push(self.cameras[0], self.serialise(message))
+
+    def header(self):
+        stamp = TYPES['builtin_interfaces/msg/Time'](*divmod(self.now, 10**9))
+        return TYPES['std_msgs/msg/Header'](stamp, 'frame')
+
+    def serialise(self, message):
+        return bytes(TYPESTORE.serialize_cdr(message, message.__msgtype__))
+
+    def step(self, milliseconds=100, *, image=True, joints=True, acts=None, still=False):
+        """Let time pass, deliver, and wait until it has decided whether to act."""
+        self.now += milliseconds * MS
+        count = len(self.decisions)
+        if joints:
+            self.joints()
+        if image:
+            self.image(still)
+        self.settle(lambda: acts is None or len(self.decisions) == count + acts)
+        self.controller.watch()
+
+    def settle(self, done=lambda: True):
+        deadline = time.monotonic() + 20
+        while self.controller._busy or self.controller._due is not None or not done():
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+
+    def acting(self, period=100):
+        """Bring it to act, once per `period` milliseconds."""
+        self.controller.instruct(SENTENCE)
+        self.step(period, acts=1)
+        self.step(period, acts=1)
+        assert self.status.message == 'acting'
+        return self
+
+    @property
+    def status(self):
+        return self.controller.status()
+
+    @property
+    def last(self):
+        return self.commands[-1][0]
+
+
+@pytest.fixture
+def bench(contract):
+    benches = []
+
+    def make(changes=None, **settings):
+        benches.append(Bench(replace(contract, **(changes or {})), **settings))
+        return benches[-1]
+
+    yield make
+    for made in benches:
+        made.controller.close()
+
+
+def test_it_acts_on_the_images_at_the_contract_rate(bench):
+    acting = bench().acting()
+    assert acting.policy.calls[0] == ('reset', SENTENCE)
+    expected = HOME + acting.policy.space.decode(acting.policy.bins)
+    assert acting.last == pytest.approx(expected)
+    for _ in range(2):
+        acting.step(33, acts=0)
+        acting.step(33, acts=0)
+        acting.step(34, acts=1)
+    assert acting.policy.calls.count(('reset', SENTENCE)) == 1
+
+
+def test_without_a_sentence_or_a_stream_nothing_is_commanded(bench):
+    idle = bench()
+    idle.step(acts=0)
+    assert (idle.status.level, idle.status.message) == (WARN, 'no instruction')
+    idle.controller.instruct(SENTENCE)
+    idle.step(700, image=False, acts=0)
+    assert (idle.status.level, idle.status.message) == (ERROR, "'front' is 0.70 s old")
+    assert idle.commands == []
+    assert idle.warnings[0] == "not acting: nothing received from 'front'" or idle.warnings
+
+
+@pytest.mark.parametrize('lost', ['image', 'joints'])
+def test_a_lost_stream_holds_once_and_recovers(bench, lost):
+    acting = bench().acting()
+    count, before = len(acting.commands), acting.last
+    acting.pose = HOME + 0.02
+    for _ in range(9):
+        acting.step(100, **{lost: False})
+    held = acting.commands[count:]
+    stream = 'front' if lost == 'image' else STATE
+    assert acting.status.level == ERROR
+    assert acting.status.message.startswith(f"'{stream}' is 0.")
+    # While joint states still came, what was measured; else where it was going anyway.
+    assert held[-1][0] == pytest.approx(acting.pose if lost == 'image' else before, abs=0.2)
+    if lost == 'joints':
+        assert np.array_equal(held[-1][0], acting.controller._last)
+    quiet = len(acting.commands)
+    acting.step(100, **{lost: False})
+    assert len(acting.commands) == quiet
+    acting.pose = HOME + 0.04
+    if lost == 'joints':
+        acting.step(100, image=False)
+        assert acting.last == pytest.approx(acting.pose)  # a fresh pose is held when there is one
+    acting.step(100, acts=1)
+    assert acting.policy.calls[-2] == ('reset', SENTENCE)
+    assert acting.status.message == 'acting'
+    limit = np.array(acting.contract.safety.max_step)
+    assert (np.abs(acting.last - acting.pose) <= limit + 1e-9).all()
+
+
+def test_the_last_pose_is_not_held_when_it_is_old(bench):
+    acting = bench().acting()
+    acting.pose = HOME + 0.5  # it went on, unseen
+    before = acting.last
+    acting.now += 600 * MS
+    acting.controller.watch()
+    assert np.array_equal(acting.last, before)
+
+
+def test_a_frozen_camera_holds(bench):
+    acting = bench(frozen_after=0.35).acting()
+    for _ in range(3):
+        acting.step(100, still=True, acts=1)
+    acting.step(100, still=True, acts=0)
+    assert acting.status.message == "'front' is frozen: the same image for 0.40 s"
+    assert acting.last == pytest.approx(HOME)
+    acting.step(100, acts=1)
+    assert acting.status.level == OK
+
+
+def test_frozen_after_zero_never_minds(bench):
+    acting = bench(frozen_after=0.0).acting()
+    for _ in range(20):
+        acting.step(100, still=True, acts=1)
+
+
+def test_an_error_in_inference_holds_and_is_told(bench):
+    acting = bench().acting()
+
+    def fail():
+        raise FloatingPointError('the network gave values that are not finite')
+
+    acting.policy.first = fail
+    acting.step(100, acts=0)
+    assert acting.last == pytest.approx(HOME)
+    assert acting.status.level == ERROR
+    assert acting.status.message == (
+        'inference failed: the network gave values that are not finite'
+    )
+    assert 'Traceback' in acting.warnings[-1]
+    acting.policy.first = lambda: None
+    acting.step(100, acts=1)
+    assert acting.policy.calls[-2] == ('reset', SENTENCE)
+
+
+def test_inference_that_hangs_is_held_and_its_late_answer_dropped(bench):
+    acting = bench().acting()
+    going, release = threading.Event(), threading.Event()
+
+    def hang():
+        going.set()
+        release.wait(20)
+
+    acting.policy.first = hang
+    acting.now += 100 * MS
+    acting.joints()
+    acting.image()
+    assert going.wait(20)
+    count = len(acting.commands)
+    for _ in range(6):
+        acting.now += 100 * MS
+        acting.joints()
+        acting.image()
+        acting.controller.watch()
+    assert acting.status.message.startswith('no action for 0.')
+    assert acting.last == pytest.approx(HOME)
+    assert len(acting.commands) == count + 1
+    assert acting.controller.overruns >= 4
+    acting.policy.first = lambda: None
+    acting.now += 60 * MS
+    acting.joints()
+    release.set()
+    acting.settle()
+    assert len(acting.commands) == count + 1
+    assert acting.status.message == 'inference took 0.66 s'
+    acting.step(100, acts=1)
+
+
+def test_slow_inference_leaves_out_whole_steps_and_says_so(bench):
+    acting = bench().acting()
+
+    def slow():
+        acting.now += 120 * MS  # as long as the camera's next image takes to come, and more
+        acting.joints()
+        acting.image()
+        acting.now += 60 * MS
+
+    acting.policy.first = slow
+    acting.step(100, acts=1)
+    for _ in range(19):
+        acting.step(20, acts=1)
+    status = acting.status
+    assert status.level == WARN
+    assert status.message.startswith('inference is slow: ')
+    assert int(status.values['overruns']) == 20
+
+
+def test_it_stops_and_goes_on_when_told(bench):
+    acting = bench().acting()
+    acting.controller.stop()
+    assert acting.last == pytest.approx(HOME)
+    count = len(acting.commands)
+    acting.step(100, acts=0)
+    assert (acting.status.level, acting.status.message) == (WARN, 'stopped: call ~/start')
+    assert acting.controller.go() == ''
+    acting.step(100, acts=1)
+    assert len(acting.commands) == count + 1
+
+
+def test_an_e_stop_latches_and_its_reset_moves_nothing(bench):
+    acting = bench().acting()
+    acting.controller.estop()
+    assert acting.last == pytest.approx(HOME)
+    count = len(acting.commands)
+    assert acting.controller.go() == 'the e-stop is latched: call ~/estop_reset first'
+    acting.step(100, acts=0)
+    assert acting.status.level == ERROR
+    acting.controller.estop_reset()
+    acting.step(100, acts=0)
+    assert len(acting.commands) == count
+    assert acting.controller.go() == ''
+    acting.step(100, acts=1)
+
+
+def test_it_waits_while_a_person_drives(bench):
+    acting = bench().acting()
+    acting.controller.drives('teleop')
+    count = len(acting.commands)
+    for _ in range(8):
+        acting.step(100, acts=0)
+    assert len(acting.commands) == count  # not even to hold: the person has the arm
+    assert (acting.status.level, acting.status.message) == (OK, 'waiting: teleop drives')
+    acting.pose = HOME + 0.6
+    acting.controller.drives('policy')
+    acting.step(100, acts=1)
+    assert acting.policy.calls[-2] == ('reset', SENTENCE)
+    assert (np.abs(acting.last - acting.pose) <= np.array(acting.contract.safety.max_step)).all()
+
+
+@pytest.mark.parametrize(('forget', 'expected'), [(True, 'reset'), (False, 'follow')])
+def test_another_sentence_counts_from_the_next_step(bench, forget, expected):
+    acting = bench(reset_on_instruction=forget).acting()
+    acting.controller.instruct('touch the blue block')
+    acting.step(100, acts=1)
+    assert acting.policy.calls[-2:] == [(expected, 'touch the blue block'), ('act', 1)]
+
+
+def test_the_policy_ends_the_task(bench, contract):
+    acting = bench({'action': replace(contract.action, terminate=True)}).acting()
+    acting.policy.finished = True
+    acting.step(100, acts=0)
+    assert acting.last == pytest.approx(HOME)
+    acting.policy.finished = False
+    acting.step(100, acts=0)
+    assert acting.status.message == 'done: the policy says that the task is finished'
+    acting.controller.instruct('touch the blue block')
+    acting.step(100, acts=1)
+
+
+def test_a_chunk_is_played_step_by_step(bench):
+    acting = bench(chunk_size=4, n_action_steps=3).acting(300)
+    action = acting.policy.space.decode(acting.policy.bins)
+    before = len(acting.commands)
+    for step in (2, 3):
+        acting.now += 100 * MS
+        acting.joints()
+        acting.controller.play()
+        acting.controller.play()
+        assert len(acting.commands) == before + step - 1
+        assert acting.last == pytest.approx(np.clip(HOME + step * action, -3.1, 3.1), abs=0.05)
+
+
+def test_a_decision_after_its_time_is_dropped_from_the_chunk(bench):
+    acting = bench(chunk_size=4, n_action_steps=2).acting(200)
+
+    def slow():
+        acting.now += 210 * MS
+
+    acting.policy.first = slow
+    before = int(acting.status.values['planned steps dropped'])
+    acting.step(200, acts=1)
+    assert int(acting.status.values['planned steps dropped']) == before + 2
+
+
+def test_ending_it_holds_even_while_inference_hangs(bench):
+    acting = bench().acting()
+    going, release = threading.Event(), threading.Event()
+    acting.policy.first = lambda: (going.set(), release.wait(20))
+    acting.now += 100 * MS
+    acting.joints()
+    acting.image()
+    assert going.wait(20)
+    count = len(acting.commands)
+    acting.controller.finish()
+    assert acting.last == pytest.approx(HOME)
+    acting.policy.first = lambda: None
+    acting.controller.start()
+    release.set()
+    acting.settle()
+    assert len(acting.commands) == count + 1  # what was inferred before is not commanded now
+    acting.step(100, acts=1)
+    assert len(acting.commands) == count + 2
+
+
+def test_a_policy_that_cannot_warm_up_is_not_opened(contract):
+    policy = Puppet(contract)
+
+    def fail():
+        raise ConfigurationError('compile is True, expected False')
+
+    policy.warm_up = fail
+    controller = Controller(
+        policy,
+        Settings(),
+        now=lambda: 0,
+        command=lambda *_: None,
+        decided=lambda _: None,
+        warn=lambda _: None,
+    )
+    with pytest.raises(ConfigurationError, match='compile is True'):
+        controller.open()
+    controller.close()
+
+
+def test_a_joint_that_is_missing_is_named(bench):
+    acting = bench().acting()
+    acting.names = [*acting.names[:-1], 'claw']
+    acting.step(100, acts=0)
+    assert "joint state lacks 'gripper'" in acting.status.message
+
+
+@pytest.mark.parametrize(
+    ('settings', 'named'),
+    [
+        ({'trigger': 'clock'}, 'trigger'),
+        ({'chunk_size': 2, 'n_action_steps': 3}, 'n_action_steps'),
+        ({'chunk_size': 2, 'trigger': 'observation'}, 'chunk_size'),
+        ({'beam': 4, 'exploration': 0.1}, 'beam'),
+        ({'rate': 11.0}, 'rate'),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(bench, settings, named):
+    with pytest.raises(ConfigurationError, match=f'^{named} is '):
+        bench(**settings)
+
+
+def test_choices_reach_the_policy_at_the_next_step(bench):
+    acting = bench().acting()
+    acting.controller.adjust(Settings(exploration=0.5, guidance=2.0, rate=5.0))
+    acting.step(100)
+    acting.step(100, acts=1) if acting.policy.choices['guidance'] == 1.0 else None
+    assert acting.policy.choices == {'beam': 1, 'guidance': 2.0, 'exploration': 0.5}
