@@ -30,13 +30,13 @@ from qt_ros.safety import SafetyFilter, Watchdog
 from qt_ros.streams import STATE, ObservationAssembler, Stale, Stamped, Stillness, Stream
 
 TRIGGERS = ('rate', 'observation')
-POLICY = 'policy'  # who drives, as the guard says
+POLICY, ESTOP = 'policy', 'estop'  # who drives, as the guard says
 PATIENCE = 2.0  # s that an inference may go on when nobody waits for it any more
 NO_INSTRUCTION = 'no instruction'
 WAITING = {
     'teleop': 'waiting: teleop drives',
     'hold': 'waiting: the guard holds; call guard/policy',
-    'estop': 'waiting: the guard is stopped; call guard/estop_reset, then guard/policy',
+    ESTOP: 'waiting: the guard is stopped; call guard/estop_reset, then guard/policy',
 }
 SLOW = 0.1  # share of control steps that may come late until diagnostics warn
 
@@ -79,13 +79,17 @@ class Settings:
         greedy = self.beam == 1 or self.exploration == 0
         require(greedy, 'beam', self.beam, '1 while exploration is above 0')
 
-    def require_fits(self, rate: float) -> None:
-        """Refuse a rate above that of the contract.
+    def require_fits(self, policy: Policy) -> None:
+        """Refuse a rate that the contract has no room for, and choices that are not the policy's.
 
         Raises:
-            ConfigurationError: It is.
+            ConfigurationError: It cannot act like that.
         """
-        require(self.rate <= rate, 'rate', self.rate, f'at most {rate:g}, that of the contract')
+        most, least = policy.contract.rate, 1 / policy.contract.safety.watchdog
+        fits = self.rate == 0 or least < self.rate <= most
+        allowed = f'0, or above {least:g} (a step within the watchdog) and at most {most:g}'
+        require(fits, 'rate', self.rate, f"{allowed}, the contract's")
+        policy.check_choice(beam=self.beam, guidance=self.guidance, exploration=self.exploration)
 
 
 class Controller:
@@ -101,6 +105,7 @@ class Controller:
         settings: How to act; replaced with `adjust`.
         now: The node clock, ns.
         command: Sends target positions (N,) and a stamp, ns, 0 for none.
+        hold: Sends positions (N,) to stay at.
         decided: Gets each decision that was acted on.
         warn: Says why it stops acting.
     """
@@ -112,11 +117,13 @@ class Controller:
         *,
         now: Callable[[], int],
         command: Callable[[NDArray[np.float64], int], None],
+        hold: Callable[[NDArray[np.float64]], None],
         decided: Callable[[Decision], None],
         warn: Callable[[str], None],
     ) -> None:
         self.policy, self.contract = policy, policy.contract
-        self._now, self._command, self._decided, self._warn = now, command, decided, warn
+        self._now, self._command, self._hold_at = now, command, hold
+        self._decided, self._warn = decided, warn
         self._period = round(1e9 * self.contract.period)
         self.space = ActionSpace(self.contract)
         self.safety = SafetyFilter(self.contract)
@@ -132,6 +139,7 @@ class Controller:
         self._failure: Exception | None = None
         self._closed = self._running = self._stopped = self._done = self._busy = False
         self._run = 0  # counts starts and ends: what was inferred in another run is dropped
+        self._begun = 0  # when the worker took the observation that it is busy with, ns
         self._due: int | None = None  # when an image asked for a step, ns
         self._arrived = 0.0  # the newest image, monotonic s
         self._instruction = ''
@@ -189,7 +197,10 @@ class Controller:
         """Take note of who drives, as the guard says."""
         with self._lock:
             if source != self._source:
+                # A guard never lets the policy go on right after an e-stop: it was started anew.
+                self._stopped = self._stopped or (self._source, source) == (ESTOP, POLICY)
                 self._source = source
+                self._run += 1
                 self._let_go()
 
     def adjust(self, settings: Settings) -> None:
@@ -198,7 +209,7 @@ class Controller:
         Raises:
             ConfigurationError: The contract does not allow it.
         """
-        settings.require_fits(self.contract.rate)
+        settings.require_fits(self.policy)
         with self._lock:
             self.settings = settings
             step = round(1e9 / settings.rate) if settings.rate else self._period
@@ -230,6 +241,7 @@ class Controller:
             self._run += 1
             self._running = False
             self.hold()
+            self._owes_pose = False
 
     def close(self) -> None:
         """Hold, and end the thread; an inference that hangs is left to itself."""
@@ -253,14 +265,16 @@ class Controller:
         """Hold until `go`."""
         with self._lock:
             self._stopped = True
+            self._run += 1
             self.hold()
 
     def estop(self) -> None:
         """Hold until `estop_reset` and then `go`."""
         with self._lock:
-            self.hold()
             self.safety.stop()
             self._stopped = True
+            self._run += 1
+            self.hold()
 
     def estop_reset(self) -> None:
         """Release the latch, which by itself moves nothing."""
@@ -285,6 +299,10 @@ class Controller:
             problem = self._sees(now)
             if not problem and self._watchdog.expired(now):
                 problem = f'no action for {self._watchdog.silence(now):.2f} s'
+            # While a plan is played the watchdog is content.
+            if not problem and self._driving and self._busy:
+                took = (now - self._begun) / 1e9
+                problem = f'inference hangs for {took:.2f} s' * (took > self._watchdog.limit)
             if problem:
                 self._refuse(problem)
 
@@ -416,8 +434,8 @@ class Controller:
                     self._lock.wait()
                 if self._closed:
                     return
-                self._busy = True
-                taken, arrived, sentence = self._now(), self._arrived, self._instruction
+                self._busy, self._begun = True, self._now()
+                taken, arrived, sentence = self._begun, self._arrived, self._instruction
                 problem = self._sees(taken)
                 if problem or not isinstance(found, Stamped):
                     self._refuse(problem or ' '.join(str(found).split()))
@@ -457,12 +475,18 @@ class Controller:
             self.policy.follow(sentence)
         decision = self.policy.act(stamped.observation, settings.chunk_size)
         inference = time.monotonic() - begun
-        targets = plan_targets(self.space, decision.plan, stamped.observation.state)
+        plan = decision.plan
+        if self.contract.action.terminate:
+            plan = plan[: max(1, np.argmax([*(plan[:, -1] >= 0.5), True]))]
+        targets = plan_targets(self.space, plan, stamped.observation.state)
         with self._lock:
             if self._run != run or self._blocked():
                 return
             now = self._now()
             self._inference.add(1e3 * inference)
+            if problem := self._sees(now):
+                self._refuse(problem)
+                return
             if (now - taken) / 1e9 > self._watchdog.limit:
                 self._refuse(f'inference took {(now - taken) / 1e9:.2f} s')
                 return
@@ -471,10 +495,11 @@ class Controller:
                 self.hold()
                 return
             first: NDArray[np.float64] | None = targets[0]
-            if len(targets) > 1:
+            if settings.chunk_size > 1:
                 self._plan.replace(stamped.time, targets)
                 first = self._plan.take(now)
-                if first is None:
+                self._plan.sure = settings.n_action_steps
+                if first is None and not self._plan.left:
                     self._refuse(f'all {len(targets)} planned steps are past')
                     return
             self._problem = ''
@@ -489,15 +514,11 @@ class Controller:
     ) -> None:
         if targets is None:
             return
-        if stamped is not None:
-            measured = stamped.observation.state[self.space.state_index]
-        else:
-            pose = self._pose.at(now)
-            if pose is None:
-                return
-            measured = pose
+        measured = self._pose.at(now)  # the observation's is as old as the inference
+        if measured is None:
+            return
         self._watchdog.feed(now)
-        self._last = self.safety.apply(targets, measured)
+        self._last = self.safety.apply(targets, measured, now)
         self._driving, self._owes_pose = True, False
         stamp = stamped.time if stamped is not None and self.settings.stamp_commands else 0
         self._answered = stamp
@@ -523,12 +544,15 @@ class Controller:
         self._owes_pose = pose is None
         held = self._last if pose is None else pose
         if held is not None:
-            self._command(held, 0)
+            self._hold_at(held)
 
     def _refuse(self, problem: str, detail: str = '') -> None:
         """Hold, and say why."""
         news = self._driving or not self._problem
         self._problem, self._followed = problem, None
-        self.hold()
+        try:
+            self.hold()
+        except Exception as error:  # the worker must live on
+            self._warn(f'cannot hold: {error}')
         if news:
             self._warn(f'not acting: {problem}{detail and chr(10)}{detail}')

@@ -268,6 +268,13 @@ def command_targets(message: Any, action: ActionContract) -> NDArray[np.float64]
     return targets
 
 
+def is_hold(message: Any, action: ActionContract) -> bool:
+    """Whether a command names no position: what the guard takes for "hold where you are"."""
+    if action.type == 'multi_array':
+        return not len(message.data)
+    return not len(message.position if action.type == 'joint_state' else message.points)
+
+
 def fill_command(
     message: Any,
     point: Any,

@@ -138,7 +138,8 @@ def _ends(need: Need, snapshot: Snapshot, taken: set[str]) -> Iterator[Finding]:
     verb = 'listens' if command else 'publishes'
     if not there:
         level: Level = 'warn' if need.path == 'instruction' else 'fail'
-        remedy = _elsewhere(need, side, taken) or _start(need)
+        guarded = need.topic.endswith(GUARDED)
+        remedy = ('' if guarded else _elsewhere(need, side, taken)) or _start(need)
         yield Finding(level, need.topic, f'nobody {verb}', remedy)
     elif not fitting:
         other = there[0]
@@ -272,10 +273,12 @@ def _other_type(
 
 
 def _start(need: Need) -> str:
+    if need.topic.endswith(GUARDED):
+        return 'start the guard, as the policy and teleop graphs do'
     if need.path == 'action':
         return f'start the controller, or remap {need.relative} to the topic it listens to'
     if need.path == 'instruction':
-        return 'give one, for example with qt-ros say'
+        return 'give one, for example with qt-ros say; one that was given does not stay'
     return f'start its driver, or remap {need.relative} to the topic it publishes'
 
 

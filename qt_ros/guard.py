@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qt_core.contract import RobotContract
-from qt_ros.conversions import ConversionError, command_targets, stream_time
+from qt_ros.conversions import ConversionError, command_targets, is_hold, stream_time
 from qt_ros.diagnostics import ERROR, OK, WARN, Status
 from qt_ros.pose import MeasuredPose
 from qt_ros.safety import SafetyFilter, Watchdog
@@ -57,7 +57,7 @@ class Guard:
         malformed: Commands that make no sense, of a source that drives or may take over.
         problem: What was wrong with the last of them; '' while there was none.
         holds: How often the arm was told to hold, by cause: `watchdog`, `joint states`,
-            `hand-over`, `estop`, `end`.
+            `hand-over`, `estop`, `end`, or the source that asked for it.
         last_hold: Why it was told so last; '' when it never was.
 
     Raises:
@@ -87,13 +87,18 @@ class Guard:
         """Take a command of `policy` or `teleop`.
 
         One of `teleop` takes over from `policy` and `hold`: a person needs no permission. For
-        a moment after a hand-over it does not, since it may have been on its way.
+        a moment after a hand-over it does not, since it may have been on its way. A command
+        without positions holds.
         """
         settling = self._handed is not None and 0 <= now - self._handed < SETTLING
         may_take_over = source == TELEOP and self.source != ESTOP and not settling
         if source != self.source and not may_take_over:
             self.refused[source] += 1
             return None
+        if is_hold(message, self.contract.action):
+            if source != self.source:
+                return None
+            return self._hold_unless_held(now, source, f'{source} holds')
         try:
             targets = command_targets(message, self.contract.action)
         except ConversionError as error:
@@ -106,7 +111,7 @@ class Guard:
         measured = self.pose.at(now)
         if measured is None:
             return self._hold_unless_held(now, 'joint states', self._blindness(now))
-        safe = self.safety.apply(targets, measured)
+        safe = self.safety.apply(targets, measured, now)
         self._watchdog.feed(now)
         self._held = self._owed = False
         self._commanded = safe

@@ -17,6 +17,8 @@ class CommandPlan:
         period: Control period, ns.
 
     Attributes:
+        sure: Steps of this plan that are for certain; those after them wait half a period for the
+            next plan to come. All of a new plan's.
         dropped: Steps that were past before they could be commanded.
     """
 
@@ -28,19 +30,31 @@ class CommandPlan:
     def clear(self) -> None:
         """Forget what was planned."""
         self._targets: NDArray[np.float64] = np.empty((0, 0))
-        self._start = self._taken = 0
+        self._start = self._taken = self.sure = 0
 
     def replace(self, start: int, targets: NDArray[np.float64]) -> None:
-        """Plan `targets` (K, N) from now on, the first for the control period at `start`, ns."""
-        self._targets, self._start, self._taken = targets, start, 0
+        """Plan `targets` (K, N) from now on, the first for the control period at `start`, ns.
+
+        A period for which a step of the plan before was taken gets no second one.
+        """
+        ahead = round((self._start + self._taken * self.period - start) / self.period)
+        self._targets, self._start = targets, start
+        self._taken = ahead if 0 < ahead < len(targets) else 0
+        self.sure = len(targets)
+
+    @property
+    def left(self) -> int:
+        """Steps that may still be taken."""
+        return len(self._targets) - self._taken
 
     def take(self, now: int) -> NDArray[np.float64] | None:
         """Give the targets (N,) for the period that `now` ns lies in, once; None without any.
 
         Steps of earlier periods that were not taken are dropped.
         """
-        step = (now - self._start) // self.period
-        if not self._taken <= step:
+        step, into = divmod(max(0, now - self._start), self.period)
+        waits = self.sure <= step < len(self._targets) and 2 * into < self.period
+        if not self._taken <= step or waits:
             return None
         self.dropped += min(step, len(self._targets)) - self._taken
         if step >= len(self._targets):

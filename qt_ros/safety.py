@@ -12,13 +12,17 @@ from numpy.typing import NDArray
 
 from qt_core.contract import RobotContract
 
+SHARED = 0.75  # share of a control period in which commands share one step: they come unevenly
+
 
 class SafetyFilter:
     """Keeps commands finite, within position limits, and close to the one before.
 
-    The first command after `rearm` is held close to the measured pose instead, so that motion
-    starts with a ramp. A measured pose outside the limits is brought back by at most one step at
-    a time: until it is inside, commands may lie outside the limits, but never further out.
+    Commands that come faster than the contract's rate share a step, so that `max_step` limits the
+    speed whoever commands. The first command after `rearm` is held close to the measured pose
+    instead, so that motion starts with a ramp. A measured pose outside the limits is brought back
+    by at most one step at a time: until it is inside, commands may lie outside the limits, but
+    never further out.
 
     Args:
         contract: Limits and joints.
@@ -35,14 +39,20 @@ class SafetyFilter:
         self.max_step = np.array(contract.safety.max_step)
         self.interventions: Counter[str] = Counter()
         self.stopped = False
+        self._shared = SHARED * 1e9 * contract.period
         self._previous: NDArray[np.float64] | None = None
+        self._reference: NDArray[np.float64] = self.low  # of the step that commands share
+        self._since = 0  # ns, when that step began
 
-    def apply(self, targets: Any, measured: NDArray[Any]) -> NDArray[np.float64]:
+    def apply(
+        self, targets: Any, measured: NDArray[Any], now: int | None = None
+    ) -> NDArray[np.float64]:
         """Make a command safe.
 
         Args:
             targets: Wanted position of each commanded joint; anything at all.
             measured: (N,) measured positions of the same joints, finite.
+            now: Time, ns; None for a control period after the command before.
 
         Returns:
             (N,) positions to command.
@@ -60,13 +70,16 @@ class SafetyFilter:
         if wanted is None:
             self.interventions['not_finite'] += 1
             wanted = measured
-        reference = measured if self._previous is None else self._previous
-        low = np.minimum(self.low, reference + self.max_step)
-        high = np.maximum(self.high, reference - self.max_step)
-        safe = np.clip(wanted, low, high)
+        previous = measured if self._previous is None else self._previous
+        shares = now is not None and 0 <= now - self._since < self._shared
+        if self._previous is None or not shares:
+            self._reference, self._since = previous, now or 0
+        least = np.maximum(self._reference, previous) - self.max_step
+        most = np.minimum(self._reference, previous) + self.max_step
+        safe = np.clip(wanted, np.minimum(self.low, most), np.maximum(self.high, least))
         if not np.array_equal(safe, wanted):
             self.interventions['position'] += 1
-        limited = np.clip(safe, reference - self.max_step, reference + self.max_step)
+        limited = np.clip(safe, least, most)
         if not np.array_equal(limited, safe):
             self.interventions['step'] += 1
         self._previous = limited

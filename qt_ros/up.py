@@ -146,6 +146,7 @@ class RunningGraph:
             living = [child for child in self.children if child.alive]
             try:
                 for child in living:
+                    child.quiet = child.quiet or not child.ready  # interrupted in its imports
                     child.send(number)
                 begun = time.monotonic()
                 for child in living:
@@ -198,7 +199,7 @@ def command(process: Process, folder: Path) -> list[str]:
     """
     namespace = process.namespace.strip('/')
     full_name = f'/{namespace}/{process.name}' if namespace else f'/{process.name}'
-    written = folder / f'{process.name}.yaml'
+    written = folder / f'{full_name.strip("/").replace("/", ".")}.yaml'
     content = {full_name: {'ros__parameters': dict(process.parameters)}}
     written.write_text(yaml.safe_dump(content), encoding='utf-8')
     words = [sys.executable, '-m', f'qt_ros.nodes.{process.executable}', '--ros-args']

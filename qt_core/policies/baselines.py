@@ -23,6 +23,14 @@ class RandomPolicy:
     def warm_up(self) -> None:
         """Do nothing: there is nothing to load."""
 
+    def check_choice(self, *, beam: int, guidance: float, exploration: float) -> None:
+        """Check the values.
+
+        Raises:
+            ConfigurationError: A value is out of range or does not go with another one.
+        """
+        check_choice(beam, guidance, exploration)
+
     def choose(self, *, beam: int = 1, guidance: float = 1.0, exploration: float = 0.0) -> None:
         """Check the values and go on drawing.
 

@@ -65,6 +65,14 @@ class Policy(Protocol):
         """
         ...
 
+    def check_choice(self, *, beam: int, guidance: float, exploration: float) -> None:
+        """Say whether `choose` would take these; may be called from any thread.
+
+        Raises:
+            ConfigurationError: It would not, and why.
+        """
+        ...
+
     def choose(self, *, beam: int = 1, guidance: float = 1.0, exploration: float = 0.0) -> None:
         """Set how actions are chosen from the next `act` on.
 

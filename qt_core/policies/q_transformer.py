@@ -88,6 +88,17 @@ class QTransformerPolicy:
         finally:
             self._session = None
 
+    def check_choice(self, *, beam: int, guidance: float, exploration: float) -> None:
+        """Say whether `choose` would take these.
+
+        Raises:
+            ConfigurationError: A value is out of range or does not go with another one, or the
+                network was trained without what guidance needs.
+        """
+        check_choice(beam, guidance, exploration)
+        able = guidance == 1 or self.model.config.cond_drop_prob > 0
+        require(able, 'guidance', guidance, '1 for a network trained with cond_drop_prob 0')
+
     def choose(self, *, beam: int = 1, guidance: float = 1.0, exploration: float = 0.0) -> None:
         """Set how bins are chosen from the next `act` on.
 
@@ -98,9 +109,7 @@ class QTransformerPolicy:
             ConfigurationError: A value is out of range or does not go with another one, or the
                 network was trained without what guidance needs. Nothing has changed then.
         """
-        check_choice(beam, guidance, exploration)
-        able = guidance == 1 or self.model.config.cond_drop_prob > 0
-        require(able, 'guidance', guidance, '1 for a network trained with cond_drop_prob 0')
+        self.check_choice(beam=beam, guidance=guidance, exploration=exploration)
         self._how = Decoding(beam=beam, cond_scale=guidance, prob_random_action=exploration)
         if self._session is not None:
             self._session.choose(self._how)

@@ -140,7 +140,10 @@ def _write(path: Path, groups: Mapping[str, list[Finding]], counts: Counter[Leve
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'{text!r} is no number') from None
     if not 0 < value <= LONGEST:
         raise argparse.ArgumentTypeError(f'{text} is not between 0 and {LONGEST:g}')
     return value

@@ -110,5 +110,8 @@ def _explanation(error: Exception) -> str | None:
         )
     # Every error class of the project is raised for what its user can mend. Looking at where the
     # class is defined, instead of importing each, keeps torch out of `qt-ros --help`.
-    ours = type(error).__module__.partition('.')[0] in ('qt_core', 'qt_ros')
+    module = type(error).__module__
+    ours = module.partition('.')[0] in ('qt_core', 'qt_ros')
+    # A name that ROS does not allow; rclpy is not imported for `qt-ros --help`.
+    ours = ours or (module == 'rclpy.exceptions' and type(error).__name__.startswith('Invalid'))
     return ' '.join(str(error).split()) if ours or isinstance(error, OSError) else None

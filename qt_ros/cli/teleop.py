@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
+from qt_ros.teleoperation import TeleoperationError
 from qt_ros.teleoperation.keys import HELP
 
 FLAGS = {  # parameter of the node -> its type and what the flag does
@@ -44,6 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
     from qt_ros.nodes.node_support import run_node
     from qt_ros.nodes.teleop_node import TeleopNode, override
 
+    if not sys.stdin.isatty():
+        raise TeleoperationError('teleop reads keys: run it in a terminal (over ssh: ssh -t)')
     given = {name: getattr(arguments, name) for name in FLAGS}
     words: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     words |= {'input': 'keyboard', 'use_sim_time': arguments.use_sim_time}

@@ -21,8 +21,8 @@ STATES = {  # of a policy -> what to call
     'finalized': 'start it again',
 }
 SOURCES = {  # of a guard -> what to call
-    'estop': ('stopped', 'qt-ros call guard/estop_reset, then guard/policy'),
-    'hold': ('holds: nobody drives', 'qt-ros call guard/policy'),
+    'estop': ('stopped', 'qt-ros call guard/estop_reset, then guard/policy or guard/teleop'),
+    'hold': ('holds: nobody drives', 'qt-ros call guard/policy or guard/teleop'),
 }
 
 

@@ -17,7 +17,7 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
-from rclpy.exceptions import ParameterException
+from rclpy.exceptions import NameValidationException, ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -146,7 +146,7 @@ def run_node(make: Callable[[], Node], finish: Callable[[Any], None] = lambda no
         return _refuse(error)
     try:
         node = make()
-    except (ValueError, OSError, ParameterException) as error:
+    except (ValueError, OSError, ParameterException, NameValidationException) as error:
         return _refuse(error)
     except KeyboardInterrupt:
         rclpy.try_shutdown()

@@ -26,7 +26,7 @@ from qt_core.contract import RobotContract, require_same
 from qt_core.policies import Decision, load_policy
 from qt_ros.controller import Controller, Settings
 from qt_ros.conversions import COMMAND_TYPES, ConversionError, fill_command
-from qt_ros.diagnostics import Status
+from qt_ros.diagnostics import OK, WARN, Status
 from qt_ros.graph_check import check_contract, needs
 from qt_ros.nodes.graph_view import snapshot
 from qt_ros.nodes.node_support import (
@@ -89,7 +89,8 @@ class PolicyNode(LifecycleNode):
         self.commands: Any = None
         self.entities: list[tuple[Callable[[Any], Any], Any]] = []
         self.failure = ''
-        self.findings: list[str] = []
+        self.findings: list[str] = []  # what the graph lacked at the last look
+        self.said: set[str] = set()  # of it, what was logged
         self.add_on_set_parameters_callback(self.on_asked)
         self.add_post_set_parameters_callback(self.on_set)
 
@@ -145,7 +146,7 @@ class PolicyNode(LifecycleNode):
         try:
             settings = self._settings({p.name: p.value for p in parameters})
             if self.controller is not None:
-                settings.require_fits(self.controller.contract.rate)
+                settings.require_fits(self.controller.policy)
         except ValueError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
@@ -188,10 +189,19 @@ class PolicyNode(LifecycleNode):
         found = check_contract(
             contract, self._resolve, snapshot(self, topics, self.controller.joints())
         )
-        findings = [str(finding) for finding in found if finding.level != 'ok']
+        commands = self.resolve_topic_name(self.command_topic)
+        for finding in found:
+            if finding.level == 'fail' and finding.subject == commands and status.level == OK:
+                status = Status(status.name, WARN, str(finding), status.values)
+        # A sentence may be said once, by someone who leaves.
+        given = self._resolve(contract.instruction.topic) if status.values['instruction'] else ''
+        findings = [str(f) for f in found if f.level != 'ok' and f.subject != given]
         for line in findings:
-            if line not in self.findings:
+            # Not of what is discovered a moment later.
+            if line in self.findings and line not in self.said:
                 self.get_logger().warning(line)
+                self.said.add(line)
+        self.said &= set(findings)
         self.findings = findings
         values = {
             **status.values,
@@ -216,12 +226,13 @@ class PolicyNode(LifecycleNode):
         contract = policy.contract
         if given := self._value('contract'):
             require_same(RobotContract.load(given), contract, given, self.checkpoint)
-        settings.require_fits(contract.rate)
+        settings.require_fits(policy)
         self.controller = Controller(
             policy,
             settings,
             now=lambda: int(self.get_clock().now().nanoseconds),
             command=self._publish_command,
+            hold=self._publish_hold,
             decided=self._publish_decision,
             warn=self.get_logger().warning,
         )
@@ -313,6 +324,13 @@ class PolicyNode(LifecycleNode):
         self.commands.publish(
             fill_command(message, point, contract.action, targets, contract.period, stamp)
         )
+
+    def _publish_hold(self, positions: Any) -> None:
+        if self._value('guarded'):
+            # The guard knows better where the arm is, and holds it there however far it lags.
+            self.commands.publish(self.command_class())
+        else:
+            self._publish_command(positions, 0)
 
     def _publish_decision(self, decision: Decision) -> None:
         self.bins.publish(Int32MultiArray(data=[int(b) for b in decision.bins]))

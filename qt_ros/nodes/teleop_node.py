@@ -48,6 +48,7 @@ STATUS_EVERY = 5  # looks
 # A command that is on its way when the guard hands over would take over again.
 SETTLING = 0.2  # s
 LAST_WORD = 0.5  # s that the last command may take to arrive
+ANOTHER_CLOCK = 1e6  # s; joint states this old are stamped by a clock that is not ours
 HANDING_OVER = ('guard/policy', 'guard/hold')
 
 
@@ -261,13 +262,12 @@ class TeleopNode(Node):
         self.release()
 
     def release(self) -> None:
-        """End the motion at the measured pose, if there is one."""
+        """End the motion: a command without positions, which the guard takes for a hold."""
         if not self.jog.driving:
             return
         self.jog.release()
-        measured = self._measured()
-        if measured is not None:
-            self.publish(measured)
+        self.commands.publish(self.command_class())
+        self.published = time.monotonic()
 
     def publish(self, targets: np.ndarray) -> None:
         """Publish a command."""
@@ -286,6 +286,8 @@ class TeleopNode(Node):
         """Say why the arm cannot be driven; '' when it can."""
         if self._measured() is None:
             age = self.pose.age(self.get_clock().now().nanoseconds)
+            if age is not None and abs(age) > ANOTHER_CLOCK:
+                return 'joint states of another clock: look at --use-sim-time'
             return 'no joint states' if age is None else f'joint state {age:.1f} s old'
         if self.source == 'estop' and self._guarded():
             return 'emergency stop'

@@ -96,6 +96,8 @@ def tip_motion(contract: RobotContract, urdf: str, tip: str) -> TipMotion | None
         TeleoperationError: The URDF does not fit, or what it needs is not installed.
     """
     if not urdf:
+        if tip:
+            raise TeleoperationError(f'tip is {tip!r}, but urdf is not set: give both')
         return None
     try:
         from qt_ros.teleoperation.kinematics import Kinematics

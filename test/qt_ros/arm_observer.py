@@ -17,7 +17,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
-from qt_ros.conversions import command_targets
+from qt_ros.conversions import command_targets, is_hold
 from qt_ros.nodes.node_support import COMMAND, LATCHED
 from test.qt_ros.stream_relay import SIMULATED
 
@@ -122,4 +122,6 @@ class ArmObserver:
         self.relayed += 1
 
     def _on_command(self, commands, message):
-        commands.append((self.periods, command_targets(message, self.contract.action)))
+        action = self.contract.action
+        targets = None if is_hold(message, action) else command_targets(message, action)
+        commands.append((self.periods, targets))

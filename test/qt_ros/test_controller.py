@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from qt_core.action_space import ActionSpace
-from qt_core.configuration import ConfigurationError
+from qt_core.configuration import ConfigurationError, require
 from qt_core.policies import Decision
 from qt_ros.controller import Controller, Settings
 from qt_ros.diagnostics import ERROR, OK, WARN
@@ -33,6 +33,10 @@ class Puppet:
         self.calls = []
         self.first = lambda: None
         self.finished = False
+        self.guides = True
+
+    def check_choice(self, *, beam, guidance, exploration):
+        require(guidance == 1 or self.guides, 'guidance', guidance, '1')
 
     def choose(self, **choices):
         self.choices = choices
@@ -62,13 +66,14 @@ class Bench:
 
     def __init__(self, contract, **settings):
         self.contract, self.now = contract, 10**12
-        self.commands, self.decisions, self.warnings = [], [], []
+        self.commands, self.holds, self.decisions, self.warnings = [], [], [], []
         self.policy = Puppet(contract)
         self.controller = Controller(
             self.policy,
             Settings(**settings),
             now=lambda: self.now,
             command=lambda targets, stamp: self.commands.append((targets, stamp)),
+            hold=self.on_hold,
             decided=self.decisions.append,
             warn=self.warnings.append,
         )
@@ -76,6 +81,10 @@ class Bench:
         self.pose, self.frame, self.names = HOME, 0, list(contract.state.joints)
         self.controller.open()
         self.controller.start()
+
+    def on_hold(self, positions):
+        self.holds.append(len(self.commands))
+        self.commands.append((positions, 0))
 
     def joints(self):
         kind = TYPES['sensor_msgs/msg/JointState']
@@ -332,7 +341,8 @@ def test_it_waits_while_a_person_drives(bench):
     acting.controller.drives('policy')
     acting.step(100, acts=1)
     assert acting.policy.calls[-2] == ('reset', SENTENCE)
-    assert (np.abs(acting.last - acting.pose) <= np.array(acting.contract.safety.max_step)).all()
+    limit = np.array(acting.contract.safety.max_step) + 1e-12
+    assert (np.abs(acting.last - acting.pose) <= limit).all()
 
 
 @pytest.mark.parametrize(('forget', 'expected'), [(True, 'reset'), (False, 'follow')])
@@ -412,6 +422,7 @@ def test_a_policy_that_cannot_warm_up_is_not_opened(contract):
         Settings(),
         now=lambda: 0,
         command=lambda *_: None,
+        hold=lambda _: None,
         decided=lambda _: None,
         warn=lambda _: None,
     )
@@ -435,6 +446,8 @@ def test_a_joint_that_is_missing_is_named(bench):
         ({'chunk_size': 2, 'trigger': 'observation'}, 'chunk_size'),
         ({'beam': 4, 'exploration': 0.1}, 'beam'),
         ({'rate': 11.0}, 'rate'),
+        ({'rate': 2.0}, 'rate'),  # a step would take as long as the watchdog
+        ({'rate': 1e-300}, 'rate'),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(bench, settings, named):
@@ -448,3 +461,173 @@ def test_choices_reach_the_policy_at_the_next_step(bench):
     acting.step(100)
     acting.step(100, acts=1) if acting.policy.choices['guidance'] == 1.0 else None
     assert acting.policy.choices == {'beam': 1, 'guidance': 2.0, 'exploration': 0.5}
+
+
+def test_choices_that_the_policy_cannot_make_are_refused_before_they_are_made(bench):
+    acting = bench().acting()
+    acting.policy.guides = False
+    with pytest.raises(ConfigurationError, match=r'^guidance is 2\.0'):
+        acting.controller.adjust(Settings(guidance=2.0))
+    acting.step(100, acts=1)
+
+
+def test_what_was_commanded_long_ago_is_not_held(bench):
+    acting = bench().acting()
+    count = len(acting.commands)
+    acting.now += 4400 * MS  # the process was stopped meanwhile
+    acting.controller.watch()
+    assert len(acting.commands) == count
+    acting.pose = HOME + 0.5  # a person has moved the arm
+    acting.joints()
+    assert acting.last == pytest.approx(acting.pose)
+
+
+@pytest.fixture
+def inferring(bench):
+    """Bring it into an inference that ends when it is told to."""
+    going, release = threading.Event(), threading.Event()
+    made = []
+
+    def make(**settings):
+        acting = bench(**settings).acting(100 * settings.get('n_action_steps', 1))
+
+        def wait():
+            going.set()
+            release.wait(20)
+
+        acting.policy.first = wait
+        acting.now += 100 * settings.get('n_action_steps', 1) * MS
+        acting.joints()
+        acting.image()
+        assert going.wait(20)
+        acting.release = release.set
+        made.append(acting)
+        return acting
+
+    yield make
+    release.set()
+
+
+def test_an_answer_that_comes_after_the_camera_was_lost_moves_nothing(inferring, contract):
+    camera = replace(contract.cameras[0], max_age=0.2)
+    acting = inferring(changes={'cameras': (camera,)})
+    for _ in range(3):
+        acting.now += 100 * MS
+        acting.joints()
+        acting.controller.watch()
+    count = len(acting.commands)
+    assert acting.holds == [count - 1]
+    acting.policy.first = lambda: None
+    acting.release()
+    acting.settle()
+    assert len(acting.commands) == count
+    assert acting.status.message.startswith("'front' is 0.3")
+
+
+@pytest.mark.parametrize(
+    'back_and_forth',
+    [
+        lambda c: (c.stop(), c.go()),
+        lambda c: (c.estop(), c.estop_reset(), c.go()),
+        lambda c: (c.drives('teleop'), c.drives('policy')),
+    ],
+)
+def test_an_answer_from_before_a_stop_is_not_acted_on_after_it(inferring, back_and_forth):
+    acting = inferring()
+    back_and_forth(acting.controller)
+    count = len(acting.commands)
+    acting.pose = HOME + 0.3
+    acting.joints()
+    acting.policy.first = lambda: None
+    acting.release()
+    acting.settle()
+    assert len(acting.commands) == count
+    acting.step(100, acts=1)
+    limit = np.array(acting.contract.safety.max_step) + 1e-12
+    assert (np.abs(acting.last - acting.pose) <= limit).all()
+
+
+def test_a_plan_is_not_played_while_inference_hangs(inferring):
+    acting = inferring(chunk_size=50)
+    since = acting.now
+    while not acting.holds:
+        acting.now += 25 * MS
+        acting.joints()
+        acting.image()
+        acting.controller.play()
+        acting.controller.watch()
+    assert acting.now - since <= 600 * MS
+    assert acting.status.message.startswith('inference hangs for 0.5')
+    count = len(acting.commands)
+    acting.controller.play()
+    assert len(acting.commands) == count
+
+
+def test_a_plan_ends_where_the_task_does(bench, contract):
+    changes = {'action': replace(contract.action, terminate=True)}
+    acting = bench(changes, chunk_size=4, n_action_steps=4)
+
+    def act(observation, steps=1):
+        action = acting.policy.space.decode(acting.policy.bins)
+        plan = np.stack([action] * steps)
+        plan[:, -1] = [0, 0, 1, 1]
+        return Decision(bins=acting.policy.bins, action=plan[0], plan=plan)
+
+    acting.policy.act = act
+    acting.controller.instruct(SENTENCE)
+    acting.step(100, acts=1)
+    for _ in range(6):
+        acting.now += 100 * MS
+        acting.joints()
+        acting.controller.play()
+    assert len(acting.commands) == 2
+
+
+def test_a_guard_that_was_started_anew_after_an_e_stop_does_not_start_the_arm(bench):
+    acting = bench().acting()
+    acting.controller.drives('estop')
+    acting.controller.drives('policy')
+    acting.step(100, acts=0)
+    assert acting.status.message == 'stopped: call ~/start'
+
+
+def test_a_publisher_that_fails_neither_undoes_an_e_stop_nor_ends_the_worker(bench):
+    acting = bench().acting()
+
+    def fail(*_):
+        raise RuntimeError('the context is not valid')
+
+    acting.controller._hold_at = fail
+    with pytest.raises(RuntimeError):
+        acting.controller.estop()
+    assert acting.controller.safety.stopped
+    acting.controller.estop_reset()
+    acting.controller.go()
+    acting.step(100, acts=1)
+    acting.policy.first = lambda: 1 / 0
+    acting.step(100, acts=0)
+    assert acting.warnings[-2] == 'cannot hold: the context is not valid'
+    acting.policy.first = lambda: None
+    acting.controller._hold_at = acting.on_hold
+    acting.step(100, acts=1)
+
+
+def test_an_inactive_policy_commands_nothing_more(bench):
+    acting = bench().acting()
+    for _ in range(6):
+        acting.step(100, joints=False, acts=None)
+    acting.controller.finish()
+    count = len(acting.commands)
+    acting.step(100, acts=0)
+    assert len(acting.commands) == count
+
+
+def test_an_image_that_is_shown_again_is_answered_again(bench):
+    acting = bench(trigger='observation', stamp_commands=True)
+    acting.controller.instruct(SENTENCE)
+    acting.step(100, acts=1)
+    acting.frame -= 1
+    acting.image()
+    assert len(acting.commands) == 2
+    assert np.array_equal(*[targets for targets, _ in acting.commands])
+    assert {stamp for _, stamp in acting.commands} == {acting.now}

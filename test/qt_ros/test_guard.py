@@ -73,7 +73,7 @@ def test_the_source_that_drives_gets_through_within_limits_and_with_its_stamp(gu
     passed = guard.command(POLICY, command(MIDDLE + 0.5 * STEP, stamp=42), START)
     assert np.array_equal(passed.targets, MIDDLE + 0.5 * STEP)
     assert passed.stamp == 42
-    limited = guard.command(POLICY, command(MIDDLE + 9 * STEP), START)
+    limited = guard.command(POLICY, command(MIDDLE + 9 * STEP), START + PERIOD)
     assert np.allclose(limited.targets, np.minimum(MIDDLE + 1.5 * STEP, HIGH))
     assert guard.safety.interventions == {'step': 1, 'position': 1}
     assert (guard.source, guard.passed) == (POLICY, 2)
@@ -116,15 +116,34 @@ def test_a_person_takes_over_and_the_policy_comes_back_only_when_it_is_let(drive
 
 
 def test_a_command_that_makes_no_sense_takes_nothing_over(driven):
-    for senseless in ([np.nan] * SIZE, [np.inf] * SIZE, [0.0], []):
+    for senseless in ([np.nan] * SIZE, [np.inf] * SIZE, [0.0], [0.0] * (SIZE + 1)):
         assert driven.command(TELEOP, command(senseless), START) is None
     assert driven.source == POLICY
     assert driven.malformed == {TELEOP: 4}
-    no_point = SimpleNamespace(header=None, joint_names=[], points=[])
-    assert driven.command(POLICY, no_point, START) is None
+    assert driven.command(POLICY, command(MIDDLE[:-1]), START) is None
     assert driven.malformed == {TELEOP: 4, POLICY: 1}
-    assert driven.problem == 'joint trajectory has no point'
     assert driven.watch(START + WATCHDOG + 1) is not None  # nor is it a sign of life
+
+
+@pytest.mark.parametrize('kind', COMMAND_TYPES)
+def test_a_command_without_positions_holds_where_the_arm_is(kind):
+    action = dataclasses.replace(CONTRACT.action, type=kind)
+    guard = Guard(dataclasses.replace(CONTRACT, action=action))
+    empty = SimpleNamespace(points=[], position=[], data=[])
+    behind = MIDDLE - 4 * STEP  # the arm lags, and is not where a command before it would lead
+    guard.state(state(MIDDLE), START)
+    assert guard.command(TELEOP, empty, START) is None  # takes nothing over
+    assert guard.source == POLICY
+    point = SimpleNamespace(time_from_start=SimpleNamespace())
+    message = fill_command(command(MIDDLE), point, action, MIDDLE, 0.1)
+    message.data = list(MIDDLE)
+    assert guard.command(POLICY, message, START) is not None
+    guard.state(state(behind), START)
+    assert holds(guard.command(POLICY, empty, START), behind)
+    assert guard.command(POLICY, empty, START) is None
+    assert guard.watch(START + WATCHDOG + 1) is None  # once
+    assert guard.holds == {POLICY: 1}
+    assert guard.last_hold == 'policy holds'
 
 
 def test_handing_over_in_mid_motion_holds_first(driven):
@@ -269,7 +288,7 @@ def test_what_it_says_of_itself(guard):
 
     assert says(START) == (WARN, 'holding: no command from policy yet')
     for index in range(10):
-        guard.command(POLICY, command(MIDDLE + 3 * STEP), START + index)
+        guard.command(POLICY, command(MIDDLE + STEP * (1 if index < 8 else 9)), START + index)
     status = guard.status(START + 10, 2.0)
     assert (status.level, status.message) == (OK, 'policy drives')
     assert status.values['commands per second'] == '5.0'

@@ -47,9 +47,32 @@ def test_a_newer_plan_replaces_what_is_left(plan):
     assert plan.dropped == 0
 
 
-def test_nothing_is_planned_at_first_after_clearing_or_before_the_start(plan):
+def test_a_period_gets_no_step_of_a_second_plan(plan):
+    for now in (1000, 1100, 1200):
+        plan.take(now)
+    plan.replace(1190, TARGETS + 100)  # about the period that the third step was for
+    assert plan.take(1210) is None
+    assert plan.left
+    assert np.array_equal(plan.take(1295), TARGETS[1] + 100)
+    assert plan.dropped == 0
+
+
+def test_steps_in_reserve_wait_for_the_next_plan(plan):
+    plan.replace(2000, TARGETS)
+    plan.sure = 2
+    assert np.array_equal(plan.take(2100), TARGETS[1])
+    assert plan.take(2240) is None
+    assert np.array_equal(plan.take(2250), TARGETS[2])
+    assert plan.take(2300) is None
+    assert plan.dropped == 1
+
+
+def test_a_stamp_ahead_of_the_clock_is_taken_for_now(plan):
+    assert np.array_equal(plan.take(980), TARGETS[0])
+
+
+def test_nothing_is_planned_at_first_or_after_clearing(plan):
     assert CommandPlan(PERIOD).take(0) is None
-    assert plan.take(999) is None
     plan.clear()
     assert plan.take(1000) is None
 

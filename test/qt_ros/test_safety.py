@@ -55,6 +55,27 @@ def test_an_arm_outside_its_limits_comes_back_by_steps_at_most(measured, sequenc
         previous = safe
 
 
+@given(st.lists(st.tuples(commands, st.integers(0, 120)), min_size=1, max_size=40))
+def test_commands_that_come_faster_share_a_step(sequence):
+    safety, now, sent = SafetyFilter(CONTRACT), 0, []
+    for command, milliseconds in sequence:
+        now += milliseconds * 1_000_000
+        sent.append((now, safety.apply(command, MIDDLE, now)))
+    for index, (time, safe) in enumerate(sent):
+        assert (np.abs(safe - (sent[index - 1][1] if index else MIDDLE)) <= STEP + SLACK).all()
+        for earlier, before in sent[:index]:
+            # However many came meanwhile: a step per 75 ms, and that which was going on.
+            steps = (time - earlier) // 75_000_000 + 2
+            assert (np.abs(safe - before) <= steps * STEP + SLACK).all()
+
+
+def test_a_flood_of_commands_moves_the_arm_no_faster():
+    safety = SafetyFilter(CONTRACT)
+    for milliseconds in range(300):
+        far = safety.apply(HIGH, LOW, milliseconds * 1_000_000)
+    assert np.allclose(far, np.minimum(LOW + 4 * STEP, HIGH))
+
+
 def outside(positions):
     return np.maximum(0, np.maximum(LOW - positions, positions - HIGH))
 
