@@ -195,7 +195,7 @@ def test_settings_while_it_acts(graph, peer, small, tmp_path):
             'a quarter of the rate',
         )
         refusal = node.set(rate=2 * small.rate)
-        assert refusal == 'rate is 20.0, expected at most 10, that of the contract'
+        assert refusal.startswith('rate is 20.0, expected 0, or above 2 ')
         assert node.set(rate=0.0) == ''
         witness.until(lambda: 0 < np.median([*witness.intervals(6), 9]) < 2 * period, 'as before')
 

@@ -178,7 +178,7 @@ def test_a_process_that_is_not_ready_in_time_is_named_and_ended():
 def test_the_command_says_everything_that_the_graph_does(tmp_path):
     (process,) = GRAPHS['sim'].processes(namespace='/left/', seed=3, log_level='warn')
     words = command(process, tmp_path)
-    written = tmp_path / 'simulator.yaml'
+    written = tmp_path / 'left.simulator.yaml'
     assert words[1:] == [
         '-m',
         'qt_ros.nodes.simulator_node',

@@ -22,7 +22,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from qt_core.contract import RobotContract
 from qt_core.share import share_path
-from qt_ros.conversions import command_targets
+from qt_ros.conversions import command_targets, is_hold
 from qt_ros.nodes.node_support import COMMAND, LATCHED, SENSOR
 
 CONTRACT = RobotContract.load(share_path('config/contracts/tabletop.yaml'))
@@ -63,7 +63,8 @@ class Seat:
         self.states.publish(state)
 
     def on_command(self, message):
-        self.commands.append(command_targets(message, CONTRACT.action))
+        hold = is_hold(message, CONTRACT.action)
+        self.commands.append(None if hold else command_targets(message, CONTRACT.action))
 
     def on_source(self, message):
         self.said.append(message.data)
@@ -170,7 +171,7 @@ def test_a_key_drives_while_it_is_repeated_and_the_recorder_is_at_hand(
     person.until('you drive')
     count = len(person.commands)
     # Nobody says that the key was let go: it ceases to come.
-    person.until_done(lambda: np.allclose(person.commands[-1], POSE), 'the measured pose')
+    person.until_done(lambda: person.commands[-1] is None, 'the hold')
     assert len(person.commands) < count + 15
     moved = np.array(person.commands[:-1])
     assert (moved[:, 1] > POSE[1]).any()
@@ -216,7 +217,7 @@ def test_however_it_ends_in_the_midst_of_driving_the_arm_is_held(seat, guard, en
     else:
         person.process.send_signal(ending)
     person.until_ended(0)
-    person.until_done(lambda: np.allclose(person.commands[-1], POSE), 'the measured pose')
+    person.until_done(lambda: person.commands[-1] is None, 'the hold')
     assert person.commands[-2][0] > POSE[0]
     if person.terminal is not None:
         assert termios.tcgetattr(person.terminal) == person.before
