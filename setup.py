@@ -111,6 +111,7 @@ setup(
             'mypy>=1.13',
             'pytest>=8',
             'pytest-timeout>=2.3',
+            'pytest-xdist>=3.6',
             'ruff>=0.9',
             'setuptools>=70',
             'types-PyYAML',

@@ -11,7 +11,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,17 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qt_core.action_space import ActionSpace
-from qt_core.configuration import require
 from qt_core.policies import Decision, Policy
-from qt_ros.bags.audit import RateMeter
-from qt_ros.diagnostics import ERROR, OK, WARN, Percentiles, Status
+from qt_ros.diagnostics import ERROR, OK, WARN, Status
 from qt_ros.pacing import Pacer
 from qt_ros.plan import CommandPlan, plan_targets
 from qt_ros.pose import MeasuredPose
 from qt_ros.safety import SafetyFilter, Watchdog
+from qt_ros.settings import Settings
 from qt_ros.streams import STATE, ObservationAssembler, Stale, Stamped, Stillness, Stream
+from qt_ros.vitals import Vitals
 
-TRIGGERS = ('rate', 'observation')
 POLICY, ESTOP = 'policy', 'estop'  # who drives, as the guard says
 PATIENCE = 2.0  # s that an inference may go on when nobody waits for it any more
 NO_INSTRUCTION = 'no instruction'
@@ -38,58 +36,6 @@ WAITING = {
     'hold': 'waiting: the guard holds; call guard/policy',
     ESTOP: 'waiting: the guard is stopped; call guard/estop_reset, then guard/policy',
 }
-SLOW = 0.1  # share of control steps that may come late until diagnostics warn
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How to act.
-
-    Attributes:
-        trigger: `rate`: on the camera image nearest to each control step; `observation`: on each
-            image, once every stream has reached its stamp (lock step).
-        rate: Control steps per second, at most the contract's; 0 for the contract's.
-        stamp_commands: Whether commands carry the stamp of the observation they answer.
-        frozen_after: Seconds of identical images after which a camera is frozen; 0 for never.
-        reset_on_instruction: Whether another sentence makes the policy forget what it has seen.
-        chunk_size: Control steps decided by one inference.
-        n_action_steps: Control steps from one inference to the next.
-        beam: Prefixes kept at each dimension; 1 is greedy.
-        guidance: Classifier-free guidance; 1 is none.
-        exploration: Each dimension's probability of a random bin.
-    """
-
-    trigger: str = 'rate'
-    rate: float = 0.0
-    stamp_commands: bool = False
-    frozen_after: float = 1.0
-    reset_on_instruction: bool = True
-    chunk_size: int = 1
-    n_action_steps: int = 1
-    beam: int = 1
-    guidance: float = 1.0
-    exploration: float = 0.0
-
-    def __post_init__(self) -> None:
-        require(self.trigger in TRIGGERS, 'trigger', self.trigger, ' or '.join(TRIGGERS))
-        steps, size = self.n_action_steps, self.chunk_size
-        require(steps <= size, 'n_action_steps', steps, f'at most chunk_size, which is {size}')
-        single = self.trigger == 'rate' or size == 1
-        require(single, 'chunk_size', size, '1 where trigger is observation')
-        greedy = self.beam == 1 or self.exploration == 0
-        require(greedy, 'beam', self.beam, '1 while exploration is above 0')
-
-    def require_fits(self, policy: Policy) -> None:
-        """Refuse a rate that the contract has no room for, and choices that are not the policy's.
-
-        Raises:
-            ConfigurationError: It cannot act like that.
-        """
-        most, least = policy.contract.rate, 1 / policy.contract.safety.watchdog
-        fits = self.rate == 0 or least < self.rate <= most
-        allowed = f'0, or above {least:g} (a step within the watchdog) and at most {most:g}'
-        require(fits, 'rate', self.rate, f"{allowed}, the contract's")
-        policy.check_choice(beam=self.beam, guidance=self.guidance, exploration=self.exploration)
 
 
 class Controller:
@@ -150,15 +96,7 @@ class Controller:
         self._owes_pose = False
         self._answered = 0  # stamp of the last command, ns; 0 for none
         self._problem = ''
-        expected = {camera.name: camera.rate for camera in self.contract.cameras}
-        expected[STATE] = self.contract.state.rate
-        self._rates = {
-            name: RateMeter(rate or self.contract.rate) for name, rate in expected.items()
-        }
-        self._heard: dict[str, int] = {}  # stream -> its first message, ns
-        self._actions, self._late = RateMeter(), RateMeter()
-        self._inference, self._latency = Percentiles(), Percentiles()
-        self.overruns = 0
+        self._vitals = Vitals(self.contract)
         self.adjust(settings)
 
     # What comes in.
@@ -168,8 +106,7 @@ class Controller:
         now = self._now()
         stamp = stream.time(message, now)
         with self._lock:
-            self._rates[stream.name].add(now)
-            self._heard.setdefault(stream.name, now)
+            self._vitals.hear(stream.name, now)
             if stream.name == STATE:
                 self._pose.push(message, now)
                 if self._owes_pose:
@@ -177,14 +114,16 @@ class Controller:
             elif self.settings.frozen_after > 0 and isinstance(message, bytes):
                 self._stillness[stream.name].see(message, now)
             self._assembler.push(stream.name, stamp, partial(stream.decode, message))
+            reference = stream.name == self._assembler.reference
+            if reference:
+                self._arrived = time.monotonic()
             if self.settings.trigger == 'observation':
-                if stream.name == self._assembler.reference and stamp == self._answered:
+                if reference and stamp == self._answered:
                     self._repeat()
                 self._ask(now)
-            elif stream.name == self._assembler.reference and self._pacer.due(stamp):
+            elif reference and self._pacer.due(stamp):
                 if self._busy:
-                    self._overrun(now)
-                self._arrived = time.monotonic()
+                    self._vitals.overrun(now)
                 self._ask(now)
 
     def instruct(self, sentence: str) -> None:
@@ -328,14 +267,7 @@ class Controller:
         with self._lock:
             now = self._now()
             level, message = self._state(now)
-            values = {}
-            for name, age in self._assembler.ages(now).items():
-                values[f'age of {name} (s)'] = 'never' if age is None else f'{age:.3f}'
-                values[f'rate of {name} (Hz)'] = f'{self._rates[name].rate(now):.1f}'
-            values |= self._inference.values('inference', 'ms')
-            values |= self._latency.values('observation to command', 'ms')
-            values['actions (Hz)'] = f'{self._actions.rate(now):.1f}'
-            values['overruns'] = str(self.overruns)
+            values = self._vitals.values(now, self._assembler.ages(now))
             values['control steps without an image'] = str(self._pacer.missed)
             values['planned steps dropped'] = str(self._plan.dropped)
             values |= {f'interventions: {k}': str(v) for k, v in self.safety.interventions.items()}
@@ -360,16 +292,9 @@ class Controller:
             return ERROR, problem
         if not self._driving:
             return WARN, problem or 'waiting for an observation'
-        steps = self._actions.rate(now) + self._late.rate(now)
-        if self._late.rate(now) > SLOW * steps:
-            wanted = 1e9 / self._pacer.period
-            return WARN, f'inference is slow: {self._actions.rate(now):.1f} of {wanted:g} Hz'
-        for name, meter in self._rates.items():
-            long = now - self._heard[name] > 1e9 * meter.window
-            if long and self.settings.trigger == 'rate' and not meter.enough(now):
-                expected = f'expected {meter.expected:g}'
-                return WARN, f"'{name}' comes at {meter.rate(now):.1f} Hz, {expected}"
-        return OK, 'acting'
+        lockstep = self.settings.trigger == 'observation'
+        complaint = '' if lockstep else self._vitals.complaint(now, 1e9 / self._pacer.period)
+        return (WARN, complaint) if complaint else (OK, 'acting')
 
     # The rest is called with the lock held, but for the worker.
 
@@ -395,10 +320,6 @@ class Controller:
         if self._running and not self._blocked():
             self._due = now
             self._lock.notify_all()
-
-    def _overrun(self, now: int) -> None:
-        self.overruns += 1
-        self._late.add(now)
 
     def _take(self) -> Stamped | Stale | Exception | None:
         """Take the next observation, why there is none, or None to wait."""
@@ -483,7 +404,7 @@ class Controller:
             if self._run != run or self._blocked():
                 return
             now = self._now()
-            self._inference.add(1e3 * inference)
+            self._vitals.infer(inference)
             if problem := self._sees(now):
                 self._refuse(problem)
                 return
@@ -504,9 +425,7 @@ class Controller:
                     return
             self._problem = ''
             self._send(first, now, stamped)
-            self._actions.add(now)
-            if settings.trigger == 'rate':
-                self._latency.add(1e3 * (time.monotonic() - arrived))
+            self._vitals.act(now, time.monotonic() - arrived)
         self._decided(decision)
 
     def _send(

@@ -24,7 +24,7 @@ from trajectory_msgs.msg import JointTrajectoryPoint
 
 from qt_core.contract import RobotContract, require_same
 from qt_core.policies import Decision, load_policy
-from qt_ros.controller import Controller, Settings
+from qt_ros.controller import Controller
 from qt_ros.conversions import COMMAND_TYPES, ConversionError, fill_command
 from qt_ros.diagnostics import OK, WARN, Status
 from qt_ros.graph_check import check_contract, needs
@@ -42,6 +42,7 @@ from qt_ros.nodes.node_support import (
     run_node,
     subscribe_instruction,
 )
+from qt_ros.settings import Settings
 from qt_ros.streams import Stream, observed_streams
 
 DYNAMIC = (

@@ -233,7 +233,7 @@ def test_a_robot_in_real_time(robot, checkpoint, contract):
         decided = len(robot.bins)
         transit(robot, Transition.TRANSITION_ACTIVATE)
         robot.spin_until(lambda: len(robot.bins) > decided, 'active again')
-        assert len(robot.commands) > count
+        robot.spin_until(lambda: len(robot.commands) > count, 'commands of the guard')
     # On Ctrl-C, the last command is to hold the pose.
     robot.spin_until(lambda: holds(robot.commands[-1], state, contract), 'hold')
 
