@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from policy_node_rounds import Command, Recording
+from policy_node_rounds import Command, PairingError, Recording
 
 from qt_core.contract import RobotContract
 from qt_core.share import share_path
@@ -228,7 +228,12 @@ def record(
     notes: dict[str, Any] = {}
     for node in measured:
         if node.notes is not None:
-            notes = json.loads(node.notes.read_text(encoding='utf-8'))
+            try:
+                notes = json.loads(node.notes.read_text(encoding='utf-8'))
+            except (OSError, ValueError) as error:
+                raise PairingError(
+                    f'{variant}, round {number}: {node.name} left no notes ({error})'
+                ) from error
     return Recording(
         variant=variant,
         number=number,

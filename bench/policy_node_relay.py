@@ -59,10 +59,17 @@ def main() -> None:
     """Run the relay."""
     rclpy.init()
     node = Relay(int(sys.argv[2]))
-    with suppress(KeyboardInterrupt, ExternalShutdownException):
-        rclpy.spin(node)
+    try:
+        with suppress(KeyboardInterrupt, ExternalShutdownException):
+            rclpy.spin(node)
+    finally:  # Ctrl-C in the midst of a call may surface as anything
+        write(Path(sys.argv[1]), node)
+
+
+def write(path: Path, node: Relay) -> None:
+    """Write which images were seen, and when."""
     seen = [(seconds * 1_000_000_000 + rest, now) for seconds, rest, now in node.seen]
-    Path(sys.argv[1]).write_text(json.dumps({'seen': seen, 'acts': None}), encoding='utf-8')
+    path.write_text(json.dumps({'seen': seen, 'acts': None}), encoding='utf-8')
 
 
 if __name__ == '__main__':

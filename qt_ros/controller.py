@@ -29,6 +29,7 @@ from qt_ros.streams import STATE, ObservationAssembler, Stale, Stamped, Stillnes
 from qt_ros.vitals import Vitals
 
 POLICY, ESTOP = 'policy', 'estop'  # who drives, as the guard says
+HEAD_START = 1e-4  # s that the worker gets before this thread goes on to wait for messages
 PATIENCE = 2.0  # s that an inference may go on when nobody waits for it any more
 NO_INSTRUCTION = 'no instruction'
 WAITING = {
@@ -125,6 +126,10 @@ class Controller:
                 if self._busy:
                     self._vitals.overrun(now)
                 self._ask(now)
+            asked = self._due == now
+        if asked:
+            # rclpy's way back to waiting is long, and the worker would wait for it with the GIL.
+            time.sleep(HEAD_START)
 
     def instruct(self, sentence: str) -> None:
         """Take a sentence; it counts from the next step on."""
