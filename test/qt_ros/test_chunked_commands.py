@@ -51,7 +51,8 @@ def test_one_command_in_each_period_and_one_decision_in_each_fourth(peer, contra
         intervals = witness.intervals(80) / contract.period
         assert 0.8 < np.median(intervals) < 1.2
         taken = numbers()
-        assert {1, 2, 3, 4} <= set(taken) <= set(range(1, SIZE + 1))
+        assert {1, 2, 3, 4} <= set(taken) <= set(range(SIZE + 1))
+        assert taken.count(0) <= 2  # it holds where a busy machine keeps images back
         assert 0 not in np.diff(taken)
 
         # What was planned before a hold is not done after it.
