@@ -336,7 +336,7 @@ class Controller:
             if self.settings.trigger == 'rate':
                 # A step that is late by more than half a period is left out: the rate falls to a
                 # whole fraction, and the arm's motion stays even.
-                return self._assembler.latest(now) if late <= self._period / 2 else None
+                return self._assembler.latest(now) if late <= self._pacer.period / 2 else None
             stamped = self._assembler.complete()
             return stamped and (self._assembler.stale(now) or stamped)
         except Exception as error:  # a message that does not make sense
