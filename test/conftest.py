@@ -37,6 +37,22 @@ TINY_MODEL = QTransformerConfig(
 )
 
 
+ROS = ('rclpy', 'qt_ros.up', 'isolat', 'peer', 'node_process')  # what tests of nodes speak of
+
+
+def pytest_collection_modifyitems(items):
+    """Keep a file in one of pytest-xdist's processes, and all files that start nodes in the same.
+
+    Two graphs at once on two cores would wait for each other longer than tests wait for them.
+    """
+    groups = {}
+    for item in items:
+        if item.path not in groups:
+            text = item.path.read_text(encoding='utf-8')
+            groups[item.path] = 'ros' if any(word in text for word in ROS) else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(groups[item.path]))
+
+
 @pytest.fixture(autouse=True)
 def one_torch_thread():
     torch.set_num_threads(1)
