@@ -172,14 +172,14 @@ class Controller:
         if self._failure is not None:
             raise self._failure
 
-    def start(self) -> None:
+    def activate(self) -> None:
         """Begin to act, once there is what is needed."""
         with self._lock:
             self._run += 1
             self._running, self._stopped, self._done, self._due = True, False, False, None
             self._problem, self._followed = '', None
 
-    def finish(self) -> None:
+    def deactivate(self) -> None:
         """Hold, and act no more."""
         with self._lock:
             self._run += 1
@@ -189,14 +189,14 @@ class Controller:
 
     def close(self) -> None:
         """Hold, and end the thread; an inference that hangs is left to itself."""
-        self.finish()
+        self.deactivate()
         with self._lock:
             self._closed = True
             self._lock.notify_all()
         if self._worker.is_alive():
             self._worker.join(PATIENCE)
 
-    def go(self) -> str:
+    def start(self) -> str:
         """Act again after `stop` or the end of a task; give why not, '' when it does."""
         with self._lock:
             if self.safety.stopped:
@@ -206,14 +206,14 @@ class Controller:
             return ''
 
     def stop(self) -> None:
-        """Hold until `go`."""
+        """Hold until `start`."""
         with self._lock:
             self._stopped = True
             self._run += 1
             self.hold()
 
     def estop(self) -> None:
-        """Hold until `estop_reset` and then `go`."""
+        """Hold until `estop_reset` and then `start`."""
         with self._lock:
             self.safety.stop()
             self._stopped = True
@@ -243,10 +243,10 @@ class Controller:
             problem = self._sees(now)
             if not problem and self._watchdog.expired(now):
                 problem = f'no action for {self._watchdog.silence(now):.2f} s'
-            # While a plan is played the watchdog is content.
-            if not problem and self._driving and self._busy:
-                took = (now - self._begun) / 1e9
-                problem = f'inference hangs for {took:.2f} s' * (took > self._watchdog.limit)
+            took = (now - self._begun) / 1e9
+            hangs = self._driving and self._busy and took > self._watchdog.limit
+            if not problem and hangs:  # while a plan is played the watchdog is content
+                problem = f'inference hangs for {took:.2f} s'
             if problem:
                 self._refuse(problem)
 
@@ -479,4 +479,4 @@ class Controller:
         except Exception as error:  # the worker must live on
             self._warn(f'cannot hold: {error}')
         if news:
-            self._warn(f'not acting: {problem}{detail and chr(10)}{detail}')
+            self._warn('\n'.join(filter(None, (f'not acting: {problem}', detail))))

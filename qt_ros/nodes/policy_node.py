@@ -137,7 +137,7 @@ class PolicyNode(LifecycleNode):
     def disarm(self) -> None:
         """Hold, and stop acting."""
         if self.controller is not None:
-            self.controller.finish()
+            self.controller.deactivate()
         if self.commands is not None:
             # The process may be about to end, and a command still on its way with it.
             self.commands.wait_for_all_acked(Duration(seconds=0.5))
@@ -178,7 +178,7 @@ class PolicyNode(LifecycleNode):
     def on_start(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """Answer `~/start`: act again."""
         assert self.controller is not None
-        response.message = self.controller.go()
+        response.message = self.controller.start()
         response.success = not response.message
         return response
 
@@ -293,7 +293,7 @@ class PolicyNode(LifecycleNode):
         # What was loaded stays: going through it again and again would take longer than a step.
         gc.collect()
         gc.freeze()
-        self.controller.start()
+        self.controller.activate()
         self.get_logger().info(f'policy ready: {self.checkpoint}')
 
     def _free(self) -> None:

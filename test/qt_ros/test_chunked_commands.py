@@ -51,18 +51,16 @@ def test_one_command_in_each_period_and_one_decision_in_each_fourth(peer, contra
         intervals = witness.intervals(80) / contract.period
         assert 0.8 < np.median(intervals) < 1.2
         taken = numbers()
-        assert {1, 2, 3, 4} <= set(taken) <= set(range(SIZE + 1))
-        assert taken.count(0) <= 2  # it holds where a busy machine keeps images back
+        assert {1, 2, 3, 4} <= set(taken) <= set(range(1, SIZE + 1))
         assert 0 not in np.diff(taken)
 
         # What was planned before a hold is not done after it.
-        holds = numbers().count(0)
         robot.tell(silent=['front'])
         witness.until_says("'front' is")
         witness.until(lambda: numbers()[-1] == 0, 'the pose is held')
         witness.until_still()
         held = len(witness.commands)
-        assert numbers().count(0) == holds + 1
+        assert numbers().count(0) == 1
         robot.tell(silent=[])
         witness.until(lambda: len(witness.commands) > held + SIZE, 'acting again')
         assert numbers(held)[0] <= 2
