@@ -176,7 +176,8 @@ class Controller:
         """Begin to act, once there is what is needed."""
         with self._lock:
             self._run += 1
-            self._running, self._stopped, self._done, self._due = True, False, False, None
+            self._running, self._done, self._due = True, False, None
+            self._stopped = self.safety.stopped  # the latch of an e-stop outlasts inactivity
             self._problem, self._followed = '', None
 
     def deactivate(self) -> None:

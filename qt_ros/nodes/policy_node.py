@@ -89,6 +89,7 @@ class PolicyNode(LifecycleNode):
         self.controller: Controller | None = None
         self.commands: Any = None
         self.entities: list[tuple[Callable[[Any], Any], Any]] = []
+        self.latched = False  # by an e-stop, which another checkpoint does not undo
         self.failure = ''
         self.findings: list[str] = []  # what the graph lacked at the last look
         self.said: set[str] = set()  # of it, what was logged
@@ -237,6 +238,8 @@ class PolicyNode(LifecycleNode):
             decided=self._publish_decision,
             warn=self.get_logger().warning,
         )
+        if self.latched:
+            self.controller.estop()
         self.controller.open()
         self._join(self.controller)
 
@@ -299,6 +302,7 @@ class PolicyNode(LifecycleNode):
     def _free(self) -> None:
         self.disarm()
         if self.controller is not None:
+            self.latched = self.controller.safety.stopped
             self.controller.close()
         self.controller = self.commands = None
         for destroy, entity in self.entities:

@@ -631,3 +631,17 @@ def test_an_image_that_is_shown_again_is_answered_again(bench):
     assert len(acting.commands) == 2
     assert np.array_equal(*[targets for targets, _ in acting.commands])
     assert {stamp for _, stamp in acting.commands} == {acting.now}
+
+
+def test_an_e_stop_outlasts_inactivity(bench):
+    acting = bench().acting()
+    acting.controller.estop()
+    count = len(acting.commands)
+    acting.controller.deactivate()
+    acting.controller.activate()
+    acting.step(100, acts=0)
+    assert acting.status.level == ERROR
+    acting.controller.estop_reset()
+    acting.step(100, acts=0)
+    assert acting.status.message == 'stopped: call ~/start'
+    assert len(acting.commands) == count
