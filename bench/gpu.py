@@ -35,7 +35,6 @@ from qt_core import QLearner, QRoboticTransformer, ReplayMemoryDataset
 from qt_core.models import Decoding
 from qt_core.models.decoding import decode_actions
 from qt_core.replay import ReplayEpisode, ReplayWriter, WindowBatch
-from qt_core.spec import Spec
 
 AIM_MS = 4.0
 SIZES: dict[str, dict[str, Any]] = {
@@ -184,6 +183,7 @@ def random_batch(model: QRoboticTransformer, batch: int) -> WindowBatch:
         valid=valid,
         length=torch.full((batch,), frames),
         instruction=torch.zeros(batch, dtype=torch.long),
+        start=torch.zeros(batch, dtype=torch.long),
     )
 
 
@@ -195,7 +195,7 @@ def learner(model: QRoboticTransformer, folder: Path, batch: int, precision: str
     def embed(sentences: Any) -> Any:
         return np.zeros((len(sentences), config.text_dim), np.float32)
 
-    with ReplayWriter(folder / 'replay', Spec(**config.fields()), embed) as writer:
+    with ReplayWriter(folder / 'replay', config.shapes, embed) as writer:
         writer.add(
             ReplayEpisode(
                 images={

@@ -144,7 +144,7 @@ class Agent:
         self.steps = 0  # taken in the agent's life
         self.episodes = 0
         self._first_seed = first_seed
-        self._spec = Spec(**model.config.fields())
+        self._spec = model.config.shapes
         several = list(environment) if isinstance(environment, Sequence) else [environment]
         require(bool(several), 'environment', [], 'at least one')
         self.contract = _contract(several)
@@ -292,8 +292,8 @@ class Agent:
         """Check that the policy sees what the environment shows."""
         spec = self._spec
         if not isinstance(environment, BaseEnvironment):
-            theirs = Spec.of(environment.contract)
-            require(spec == theirs, 'model.config', spec, f'what the contract says: {theirs}')
+            theirs = environment.spec
+            require(spec == theirs, 'model.config', spec, f'what the environment shows: {theirs}')
             return environment
         shape = environment.state_shape
         if len(shape) == 1:
@@ -318,7 +318,7 @@ class Agent:
                 environment.text_embed_shape,
                 f"{width}, the width of the model's sentence embeddings (text_dim)",
             )
-        return SingleFrames(environment, spec.cameras[0].name if spec.cameras else '')
+        return SingleFrames(environment, spec)
 
 
 def _contract(environments: Sequence[BaseEnvironment | Environment]) -> RobotContract | None:

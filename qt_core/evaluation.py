@@ -27,12 +27,14 @@ class Rollout:
         instruction: The sentence the policy was given.
         success: Whether the task was done, as the task's own sentence asks.
         steps: Actions taken.
+        total_return: Sum of the rewards.
     """
 
     seed: int
     instruction: str
     success: bool
     steps: int
+    total_return: float = 0.0
 
 
 def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
@@ -56,6 +58,7 @@ def roll_out(
     act: Act,
     seed: int,
     override: Callable[[str], str] = lambda sentence: sentence,
+    receive: Callable[[float], None] = lambda reward: None,
 ) -> Rollout:
     """Run one episode of `environment`.
 
@@ -65,17 +68,21 @@ def roll_out(
         act: Observation to bins.
         seed: Which episode.
         override: Turns the task's sentence into the one given; success is judged by the task's.
+        receive: Called with each reward.
     """
     observation, sentence = environment.reset(seed)
     given = override(sentence)
     reset(given)
-    steps, success = 0, False
+    steps, success, total = 0, False, 0.0
     while True:
         step = environment.step(act(observation))
-        observation, steps = step.observation, steps + 1
+        receive(step.reward)
+        observation, steps, total = step.observation, steps + 1, total + step.reward
         success = success or step.reward > 0
         if step.terminal or step.timeout:
-            return Rollout(seed=seed, instruction=given, success=success, steps=steps)
+            return Rollout(
+                seed=seed, instruction=given, success=success, steps=steps, total_return=total
+            )
 
 
 def evaluate_policy(
@@ -86,6 +93,13 @@ def evaluate_policy(
 ) -> list[Rollout]:
     """Run the policy on the episodes of `seeds`."""
     return [
-        roll_out(environment, policy.reset, lambda o: policy.act(o).bins, seed, override)
+        roll_out(
+            environment,
+            policy.reset,
+            lambda o: policy.act(o).bins,
+            seed,
+            override,
+            policy.receive,
+        )
         for seed in seeds
     ]

@@ -75,6 +75,16 @@ class Spec:
             action_bins=contract.action.bins,
         )
 
+    @property
+    def shapes(self) -> Spec:
+        """Give this without what a subclass adds."""
+        return Spec(**self.fields())  # type: ignore[arg-type]
+
+    @property
+    def specs(self) -> tuple[Spec, ...]:
+        """Give the shapes of all that a network acts with: here of one."""
+        return (self.shapes,)
+
     def fields(self) -> dict[str, object]:
         """Give the fields by name, without those that a subclass adds."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(Spec)}

@@ -7,6 +7,7 @@ messages ─ push ─▶ ObservationAssembler ─▶ worker thread: policy ─�
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import traceback
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qt_core.action_space import ActionSpace
-from qt_core.policies import Decision, Policy
+from qt_core.policies import Decision, Policy, robot_of
 from qt_ros.diagnostics import ERROR, OK, WARN, Status
 from qt_ros.pacing import Pacer
 from qt_ros.plan import CommandPlan, plan_targets
@@ -68,7 +69,7 @@ class Controller:
         decided: Callable[[Decision], None],
         warn: Callable[[str], None],
     ) -> None:
-        self.policy, self.contract = policy, policy.contract
+        self.policy, self.contract = policy, robot_of(policy)
         self._now, self._command, self._hold_at = now, command, hold
         self._decided, self._warn = decided, warn
         self._period = round(1e9 * self.contract.period)
@@ -91,6 +92,7 @@ class Controller:
         self._arrived = 0.0  # the newest image, monotonic s
         self._instruction = ''
         self._followed: str | None = None  # what the policy follows; None once its past is gone
+        self._reward: float | None = None  # received since the last step; None for none
         self._source = POLICY
         self._driving = False  # the arm may still be on its way to the last command
         self._last: NDArray[np.float64] | None = None
@@ -136,6 +138,12 @@ class Controller:
         with self._lock:
             self._done = self._done and sentence == self._instruction
             self._instruction = sentence
+
+    def reward(self, value: float) -> None:
+        """Take a reward, for policies that follow what they have earned."""
+        with self._lock:
+            if math.isfinite(value):
+                self._reward = value + (self._reward or 0.0)
 
     def drives(self, source: str) -> None:
         """Take note of who drives, as the guard says."""
@@ -346,7 +354,7 @@ class Controller:
     def _work(self) -> None:
         """Take observations and act on them until closed."""
         try:
-            self._choose(self.settings)
+            self.policy.choose(self.settings.choice)
             self.policy.warm_up()
         except Exception as error:
             self._failure = error
@@ -369,20 +377,16 @@ class Controller:
                     continue
                 # What the policy knows when it is not told anything new.
                 followed, self._followed = self._followed, sentence
+                reward, self._reward = self._reward, None
                 settings, run = self.settings, self._run
             try:
-                self._act(found, run, taken, arrived, followed, sentence, settings)
+                self._act(found, run, taken, arrived, followed, sentence, reward, settings)
             except Exception as error:
                 line = ' '.join(str(error).split()) or type(error).__name__
                 trace = traceback.format_exc()
                 with self._lock:
                     if self._run == run:
                         self._refuse(f'inference failed: {line}', trace)
-
-    def _choose(self, settings: Settings) -> None:
-        self.policy.choose(
-            beam=settings.beam, guidance=settings.guidance, exploration=settings.exploration
-        )
 
     def _act(
         self,
@@ -392,14 +396,17 @@ class Controller:
         arrived: float,
         followed: str | None,
         sentence: str,
+        reward: float | None,
         settings: Settings,
     ) -> None:
         begun = time.monotonic()
-        self._choose(settings)
+        self.policy.choose(settings.choice)
         if followed is None or (followed != sentence and settings.reset_on_instruction):
             self.policy.reset(sentence)
         elif followed != sentence:
             self.policy.follow(sentence)
+        if reward is not None and followed is not None:
+            self.policy.receive(reward)
         decision = self.policy.act(stamped.observation, settings.chunk_size)
         inference = time.monotonic() - begun
         plan = decision.plan

@@ -103,9 +103,9 @@ def inspect_checkpoint(path: Path) -> dict[str, Any]:
     """
     from safetensors import SafetensorError, safe_open
 
-    from qt_core.models.pretrained import POLICY, CheckpointError, read_config
+    from qt_core.models.pretrained import CheckpointError, read_config
 
-    config = read_config(path, POLICY)
+    config = read_config(path)
     text = config.get('contract')
     contract = None if text is None else RobotContract.from_text(text, f'{path}/config.json')
     try:

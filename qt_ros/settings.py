@@ -4,10 +4,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from qt_core.configuration import require
-from qt_core.policies import Policy
+from qt_core.policies import Choice, Policy, robot_of
 
 TRIGGERS = ('rate', 'observation')
 
@@ -25,9 +25,7 @@ class Settings:
         reset_on_instruction: Whether another sentence makes the policy forget what it has seen.
         chunk_size: Control steps decided by one inference.
         n_action_steps: Control steps from one inference to the next.
-        beam: Prefixes kept at each dimension; 1 is greedy.
-        guidance: Classifier-free guidance; 1 is none.
-        exploration: Each dimension's probability of a random bin.
+        beam: As of a `Choice`, and so are the others.
     """
 
     trigger: str = 'rate'
@@ -40,6 +38,9 @@ class Settings:
     beam: int = 1
     guidance: float = 1.0
     exploration: float = 0.0
+    temperature: float = 0.0
+    target_return: float = 1.0
+    prompted: bool = False
 
     def __post_init__(self) -> None:
         require(self.trigger in TRIGGERS, 'trigger', self.trigger, ' or '.join(TRIGGERS))
@@ -47,8 +48,7 @@ class Settings:
         require(steps <= size, 'n_action_steps', steps, f'at most chunk_size, which is {size}')
         single = self.trigger == 'rate' or size == 1
         require(single, 'chunk_size', size, '1 where trigger is observation')
-        greedy = self.beam == 1 or self.exploration == 0
-        require(greedy, 'beam', self.beam, '1 while exploration is above 0')
+        _ = self.choice
 
     def require_fits(self, policy: Policy) -> None:
         """Refuse a rate that the contract has no room for, and choices that are not the policy's.
@@ -56,8 +56,14 @@ class Settings:
         Raises:
             ConfigurationError: It cannot act like that.
         """
-        most, least = policy.contract.rate, 1 / policy.contract.safety.watchdog
+        contract = robot_of(policy)
+        most, least = contract.rate, 1 / contract.safety.watchdog
         fits = self.rate == 0 or least < self.rate <= most
         allowed = f'0, or above {least:g} (a step within the watchdog) and at most {most:g}'
         require(fits, 'rate', self.rate, f"{allowed}, the contract's")
-        policy.check_choice(beam=self.beam, guidance=self.guidance, exploration=self.exploration)
+        policy.check_choice(self.choice)
+
+    @property
+    def choice(self) -> Choice:
+        """How the policy chooses."""
+        return Choice(**{f.name: getattr(self, f.name) for f in fields(Choice)})

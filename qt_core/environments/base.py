@@ -13,8 +13,10 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from qt_core.contract import RobotContract
 from qt_core.environments.environment import Step
 from qt_core.observation import Observation
+from qt_core.spec import Spec
 
 
 class StateError(ValueError):
@@ -70,16 +72,18 @@ class SingleFrames:
 
     Args:
         environment: The environment.
-        camera: Name of its images in an observation.
+        spec: Shapes of its observations and actions.
 
     Raises:
         StateError: On `reset` and `step`, when a state does not have the shape declared, is not
             finite, has pixels out of range, or does not continue the stack before.
     """
 
-    def __init__(self, environment: BaseEnvironment, camera: str) -> None:
-        self.environment = environment
-        self.camera = camera
+    contract: RobotContract | None = None
+
+    def __init__(self, environment: BaseEnvironment, spec: Spec) -> None:
+        self.environment, self.spec = environment, spec
+        self.camera = spec.cameras[0].name if spec.cameras else ''
         self._name = type(environment).__name__
         self._expected: Tensor | None = None  # what the next stack begins with
 

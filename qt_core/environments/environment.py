@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from qt_core.contract import RobotContract
 from qt_core.observation import Observation
+from qt_core.spec import Spec
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,16 @@ class Step:
 
 
 class Environment(Protocol):
-    """A task under a robot's contract."""
+    """A task of a robot, or of an environment that is none."""
 
     @property
-    def contract(self) -> RobotContract:
-        """The robot's contract."""
+    def spec(self) -> Spec:
+        """Shapes of observations and actions."""
+        ...
+
+    @property
+    def contract(self) -> RobotContract | None:
+        """The robot's contract; None where there is no robot."""
         ...
 
     def reset(self, seed: int) -> tuple[Observation, str]:

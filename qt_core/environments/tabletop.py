@@ -22,6 +22,7 @@ from qt_core.environments.demonstrator import BLOCK_SIZE, joint_pose
 from qt_core.environments.environment import Step
 from qt_core.observation import Observation, form_observation
 from qt_core.share import share_path
+from qt_core.spec import Spec
 
 MAX_STEPS = 40  # control steps until time is out
 COLOURS = {'red': (0.85, 0.1, 0.1), 'green': (0.1, 0.65, 0.15), 'blue': (0.12, 0.25, 0.9)}
@@ -204,7 +205,7 @@ class TabletopEnvironment:
         camera_size: int = 128,
         max_steps: int = MAX_STEPS,
     ) -> None:
-        self.contract = contract
+        self.contract, self.spec = contract, Spec.of(contract)
         self.simulation = Tabletop(contract)
         self.action_space = ActionSpace(contract)
         self.sentences = sentences

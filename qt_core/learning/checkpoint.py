@@ -12,20 +12,21 @@ It is also a folder that `from_pretrained` of the network reads.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
-from qt_core.configuration import ConfigurationError, build
+from qt_core.configuration import ConfigurationError
 from qt_core.contract import RobotContract
 from qt_core.instruction import SentenceEncoder
-from qt_core.models.configuration import QTransformerConfig
 from qt_core.models.pretrained import (
-    POLICY,
     CheckpointError,
     load_network,
     load_tensors,
@@ -36,12 +37,12 @@ from qt_core.models.pretrained import (
     start_folder,
     write_folder,
 )
-from qt_core.models.q_transformer import QRoboticTransformer
 from qt_core.spec import Spec
 
 __all__ = [
     'Checkpoint',
     'CheckpointError',
+    'Network',
     'load_checkpoint',
     'load_tensors',
     'recover_folder',
@@ -52,22 +53,80 @@ __all__ = [
 ]
 
 
+NETWORKS = {
+    'q_transformer': 'q_transformer.QRoboticTransformer',
+    'decision_transformer': 'decision_transformer.DecisionTransformer',
+    'gato': 'gato.Gato',
+}
+
+
+class Network(Protocol):
+    """What a checkpoint asks of a network, an nn.Module."""
+
+    @property
+    def policy(self) -> str:
+        """Kind of policy, a key of `NETWORKS`."""
+        ...
+
+    @property
+    def config(self) -> Any:
+        """A frozen dataclass with `specs`, and `sentence_dim`: E of the sentences, if any."""
+        ...
+
+    @classmethod
+    def from_config(cls, content: Any, folder: Path) -> Self:
+        """Build one from the plain content of its `config`.
+
+        Args:
+            content: What config.json holds.
+            folder: Where `save_files` has written.
+
+        Raises:
+            ConfigurationError: The content does not fit.
+            CheckpointError: A file is damaged.
+        """
+        ...
+
+    def save_files(self, folder: Path) -> None:
+        """Write what there is besides weights and configuration."""
+        ...
+
+    def eval(self) -> Any:
+        """Set evaluation mode."""
+        ...
+
+    def to(self, device: torch.device | str) -> Any:
+        """Bring it to a device."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Give the weights."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give weights and buffers by name."""
+        ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any:
+        """Take weights and buffers."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """A trained policy.
 
     Attributes:
-        policy: Kind of policy: `q_transformer`.
         model: The network, in evaluation mode.
-        contract: The contract it was trained under; None for an environment that is no robot.
+        contract: The contract it was trained under; None for an environment that is no robot. Of
+            a network with several bodies, that of the first robot.
         sentences: Sentences whose embeddings are stored with it.
         embeddings: (len(sentences), E) float32.
         sentence_model: Name of the sentence encoder.
         training: How it was trained, as plain JSON content.
     """
 
-    policy: str
-    model: QRoboticTransformer
+    model: Any
     contract: RobotContract | None
     sentences: tuple[str, ...]
     embeddings: NDArray[np.float32]
@@ -98,7 +157,7 @@ def save_checkpoint(
     """
     contract = checkpoint.contract
     entries = {
-        'policy': checkpoint.policy,
+        'policy': checkpoint.model.policy,
         'contract': None if contract is None else contract.to_text(),
         'sentence_model': checkpoint.sentence_model,
         'sentences': list(checkpoint.sentences),
@@ -115,7 +174,7 @@ def load_checkpoint(folder: str | Path, device: torch.device | str = 'cpu') -> C
         CheckpointError: It is not a checkpoint of this version, or is damaged.
     """
     folder = Path(folder)
-    config = read_config(folder, POLICY)
+    config = read_config(folder)
     try:
         text = config.get('contract')
         contract = None if text is None else RobotContract.from_text(text, 'contract')
@@ -123,26 +182,23 @@ def load_checkpoint(folder: str | Path, device: torch.device | str = 'cpu') -> C
         sentence_model, training = config.get('sentence_model', ''), config.get('training', {})
     except (TypeError, ConfigurationError) as error:
         raise CheckpointError(f'{folder}: damaged config.json ({error})') from error
-    model = load_network(
-        folder,
-        config,
-        lambda content: QRoboticTransformer(build(QTransformerConfig, content, 'model')),
-    )
-    if contract is not None and Spec.of(contract).fields() != model.config.fields():
+    module, name = NETWORKS[config['policy']].split('.')
+    network = getattr(import_module(f'qt_core.models.{module}'), name)
+    model: Any = load_network(folder, config, network.from_config)
+    if contract is not None and Spec.of(contract) not in model.config.specs:
         raise CheckpointError(f"{folder}: config.json's model does not fit its contract")
-    embeddings = torch.zeros(0, model.config.text_dim)
+    width = model.config.sentence_dim
+    embeddings = torch.zeros(0, width or 0)
     if sentences or (folder / 'sentences.safetensors').exists():
         embeddings = load_tensors(folder / 'sentences.safetensors').get('embeddings', embeddings)
     if embeddings.dim() != 2 or len(embeddings) != len(sentences):
         raise CheckpointError(f'{folder}/sentences.safetensors does not fit config.json')
-    told = sentences and model.config.conditioning == 'film'
-    if told and embeddings.shape[1] != model.config.text_dim:
+    if sentences and width is not None and embeddings.shape[1] != width:
         raise CheckpointError(f'{folder}/sentences.safetensors does not fit config.json')
-    if model.config.conditioning == 'film' and sentence_model:
+    if width is not None and sentence_model:
         model.sentence_encoder = SentenceEncoder(sentence_model)
         model.sentence_encoder.remember(sentences, embeddings.numpy())
     return Checkpoint(
-        policy=config['policy'],
         model=model.to(device),
         contract=contract,
         sentences=sentences,
@@ -154,7 +210,10 @@ def load_checkpoint(folder: str | Path, device: torch.device | str = 'cpu') -> C
 
 def _model_card(checkpoint: Checkpoint) -> str:
     parameters = sum(p.numel() for p in checkpoint.model.parameters())
-    spec = checkpoint.model.config
+    bodies = '; '.join(
+        f'{spec.num_actions} action dimensions of {spec.action_bins} bins'
+        for spec in checkpoint.model.config.specs
+    )
     contract = checkpoint.contract
     robot = '' if contract is None else f' for {contract.name}'
     rate = '' if contract is None else f' at {contract.rate:g} Hz'
@@ -163,8 +222,7 @@ def _model_card(checkpoint: Checkpoint) -> str:
     )
     rows = '\n'.join(f'| {key} | {value} |' for key, value in checkpoint.training.items())
     return (
-        f'# {checkpoint.policy}{robot}\n\n'
-        f'{parameters:,} parameters; {spec.num_actions} action dimensions of '
-        f'{spec.action_bins} bins{rate}.{encoder}\n\n'
+        f'# {checkpoint.model.policy}{robot}\n\n'
+        f'{parameters:,} parameters; {bodies}{rate}.{encoder}\n\n'
         f'| training | |\n|---|---|\n{rows}\n'
     )

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,10 @@ from qt_core.learning.losses import (
     regenerate_,
     temporal_difference_loss,
 )
-from qt_core.learning.trainer import TrainConfig, Trainer, part
+from qt_core.learning.trainer import TrainConfig, Trainer, only, part
+from qt_core.models.configuration import QTransformerConfig
 from qt_core.models.q_transformer import QRoboticTransformer
-from qt_core.replay import ReplayMemoryDataset, WindowBatch, split_episodes
+from qt_core.replay import ReplayFolder, ReplayMemoryDataset, WindowBatch, split_episodes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -351,3 +352,22 @@ def _check(
     require(ahead, 'n_step_actions', config.n_step_actions, f'at most {ours.num_actions}')
     for returns in folder.returns_to_go(config.discount):
         check_returns(returns, *ours.return_range)
+
+
+TRAIN_CONFIG, MODEL_CONFIG = QLearnerConfig, QTransformerConfig
+
+
+def make_trainer(
+    config: QLearnerConfig,
+    model: QTransformerConfig,
+    folders: Sequence[ReplayFolder],
+    out: Path,
+    *,
+    resume: bool,
+) -> QLearner:
+    """Make a network for the data in one folder, and its learner; see `learning.run`."""
+    folder = only(folders)
+    told = model.condition_on_text and folder.embeddings is not None
+    dataset = ReplayMemoryDataset(folder, config.num_timesteps or model.frames, told)
+    network = QRoboticTransformer(model.fitted(folder.spec))
+    return QLearner(network, dataset=dataset, checkpoint_folder=out, config=config, resume=resume)

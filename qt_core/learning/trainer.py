@@ -5,6 +5,8 @@
 replay folder ─ windows ─▶ grad_accum_every micro-batches ─ loss ─ gradient ─▶ one step
                                    │                                           │
               a function of (seed, step, process) alone          after_step ◀──┘
+
+Where there are several folders, each step has micro-batches of each.
 """
 
 from __future__ import annotations
@@ -40,11 +42,11 @@ from qt_core.learning.checkpoint import (
     start_folder,
 )
 from qt_core.learning.devices import gathered, is_sharded, placed, start_accelerator
-from qt_core.models.pretrained import POLICY
-from qt_core.replay import ReplayMemoryDataset, WindowBatch, WindowSampler
+from qt_core.replay import ReplayFolder, ReplayMemoryDataset, WindowBatch, WindowSampler
 
 # May change when a run is resumed.
 FREE = ('num_train_steps', 'threads', 'checkpoint_every', 'log_every', 'fsdp')
+SCHEDULES = ('cosine', 'constant')
 VALIDATION_BATCHES = 64  # at most, so that a validation costs little whatever the folder
 
 Report = Callable[[int, dict[str, float]], None]
@@ -64,8 +66,9 @@ class TrainConfig:
         batch_size: Windows per micro-batch and process.
         grad_accum_every: Micro-batches per gradient step. Together they count as one batch: every
             trained step of an episode has the same weight.
-        learning_rate: Peak of the schedule: linear warm-up, then cosine to a twentieth.
+        learning_rate: Peak of the schedule, after a linear warm-up.
         warmup_steps: Steps until the peak.
+        schedule: After the peak: `cosine`, down to a twentieth, or `constant`.
         weight_decay: AdamW's, on all but vectors.
         gradient_clip: Largest norm of the gradient.
         state_noise: Standard deviation of the noise that training adds to the normalised joint
@@ -87,6 +90,7 @@ class TrainConfig:
     grad_accum_every: int = 1
     learning_rate: float = 1e-3
     warmup_steps: int = 200
+    schedule: str = 'cosine'
     weight_decay: float = 0.01
     gradient_clip: float = 1.0
     state_noise: float = 0.0
@@ -108,6 +112,8 @@ class TrainConfig:
             require(getattr(self, name) >= 0, name, getattr(self, name), 'zero or more')
         fraction = self.validation_fraction
         require(0 <= fraction < 1, 'validation_fraction', fraction, '0 <= fraction < 1')
+        known = self.schedule in SCHEDULES
+        require(known, 'schedule', self.schedule, ' or '.join(SCHEDULES))
         modes = ('no', 'bf16', 'fp16')
         precise = self.mixed_precision in modes
         require(precise, 'mixed_precision', self.mixed_precision, ' or '.join(modes))
@@ -117,6 +123,8 @@ def learning_rate(step: int, config: TrainConfig) -> float:
     """Give the learning rate of step number `step`, from 0."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
+    if config.schedule == 'constant':
+        return config.learning_rate
     progress = (step - config.warmup_steps) / max(1, config.num_train_steps - config.warmup_steps)
     return config.learning_rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
 
@@ -142,8 +150,8 @@ class Trainer(abc.ABC):
     `run` it holds the trained weights and is in evaluation mode.
 
     Args:
-        network: What to train.
-        train: Windows to train on.
+        network: What to train; see `qt_core.learning.checkpoint.Network`.
+        train: Windows to train on; or several datasets, one per folder.
         validation: Windows of other episodes to measure on, or None.
         config: How.
         checkpoint_folder: Folder of the run.
@@ -159,20 +167,21 @@ class Trainer(abc.ABC):
         self,
         network: nn.Module,
         *,
-        train: ReplayMemoryDataset,
+        train: ReplayMemoryDataset | Sequence[ReplayMemoryDataset],
         validation: ReplayMemoryDataset | None = None,
         config: TrainConfig,
         checkpoint_folder: str | Path = './checkpoints',
         resume: bool = False,
     ) -> None:
         self.network, self.config = network, config
-        self.replay = train.folder
+        datasets = [train] if isinstance(train, ReplayMemoryDataset) else list(train)
+        self.replays = [dataset.folder for dataset in datasets]
         self.checkpoint_folder = Path(checkpoint_folder)
         if config.threads:
             torch.set_num_threads(config.threads)
         check_run(self.checkpoint_folder, resume=resume)
         self.accelerator = start_accelerator(config.mixed_precision, fsdp=config.fsdp)
-        self.sampler = WindowSampler(train, config.batch_size, config.seed)
+        self.samplers = [WindowSampler(each, config.batch_size, config.seed) for each in datasets]
         self.validation: WindowSampler | None = None
         if validation is not None:
             size = min(config.batch_size, len(validation))
@@ -198,6 +207,11 @@ class Trainer(abc.ABC):
         self.accelerator.wait_for_everyone()  # nobody writes before all have looked
         self.checkpoint_folder.mkdir(parents=True, exist_ok=True)
 
+    @property
+    def contract(self) -> RobotContract | None:
+        """The contract of the data; of several folders, that of the first robot's."""
+        return next((r.contract for r in self.replays if r.contract is not None), None)
+
     @abc.abstractmethod
     def loss(self, batch: WindowBatch) -> dict[str, Tensor]:
         """Compute scalars, among them `loss`, each a mean over the valid steps of the batch.
@@ -205,6 +219,18 @@ class Trainer(abc.ABC):
         `self.model` may only be called, not asked for its methods: it may be one of several
         copies that meet in each call.
         """
+
+    def load_batches(self, step: int) -> list[WindowBatch]:
+        """Read the micro-batches of a step, on the CPU; called in a thread of its own."""
+        processes, process = self.accelerator.num_processes, self.accelerator.process_index
+        first = step * self.config.grad_accum_every
+        return [
+            dataclasses.replace(
+                sampler.batch((first + micro) * processes + process), dataset=number
+            )
+            for micro in range(self.config.grad_accum_every)
+            for number, sampler in enumerate(self.samplers)
+        ]
 
     def after_step(self) -> None:  # noqa: B027
         """Do what follows each gradient step, before it counts as done."""
@@ -363,12 +389,7 @@ class Trainer(abc.ABC):
         """Give this step's micro-batches and start to read those of the next."""
 
         def load(step: int) -> list[WindowBatch]:
-            processes, process = self.accelerator.num_processes, self.accelerator.process_index
-            first = step * self.config.grad_accum_every
-            batches = [
-                self.sampler.batch((first + micro) * processes + process)
-                for micro in range(self.config.grad_accum_every)
-            ]
+            batches = self.load_batches(step)
             on_gpu = self.accelerator.device.type == 'cuda'
             return [batch.pin_memory() for batch in batches] if on_gpu else batches
 
@@ -421,37 +442,37 @@ class Trainer(abc.ABC):
         return {f'validation/{name}': value for name, value in measured.items()}
 
     def _checkpoint(self, model: Any) -> Checkpoint:
-        replay, config = self.replay, self.config
-        embeddings = replay.embeddings
+        replays, config = self.replays, self.config
+        told = next((r for r in replays if r.embeddings is not None), replays[0])
+        embeddings = told.embeddings
         return Checkpoint(
-            policy=POLICY,
             model=model,
-            contract=replay.contract,
-            sentences=() if embeddings is None else tuple(replay.instructions),
+            contract=self.contract,
+            sentences=() if embeddings is None else tuple(told.instructions),
             embeddings=np.zeros((0, 0), np.float32) if embeddings is None else embeddings,
-            sentence_model=replay.sentence_model,
+            sentence_model=told.sentence_model,
             training={
                 'num_train_steps': self.step,
                 'batch_size': config.batch_size
                 * config.grad_accum_every
                 * self.accelerator.num_processes,
                 'seed': config.seed,
-                'replay_episodes': len(replay.episodes),
-                'replay_successes': replay.successes,
-                'replay_steps': replay.steps,
+                'replay_episodes': sum(len(replay.episodes) for replay in replays),
+                'replay_successes': sum(replay.successes for replay in replays),
+                'replay_steps': sum(replay.steps for replay in replays),
                 'minutes': round(self.seconds / 60, 1),
             },
         )
 
     def _identity(self) -> dict[str, Any]:
         """Say what a run is made of: configuration, network and data."""
-        contract = self.replay.contract
+        contract = self.contract
         return {
             'config': plain(self.config),
             'model': plain(self.network.config),
             'contract': None if contract is None else contract.to_text(),
-            'replay_episodes': len(self.replay.episodes),
-            'replay_steps': self.replay.steps,
+            'replay_episodes': sum(len(replay.episodes) for replay in self.replays),
+            'replay_steps': sum(replay.steps for replay in self.replays),
         }
 
     def _read(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -467,9 +488,8 @@ class Trainer(abc.ABC):
             raise CheckpointError(
                 f'{self.checkpoint_folder}: no run to resume ({error})'
             ) from error
-        if contract is not None and self.replay.contract is not None:
-            ours, data = self.replay.contract, str(self.replay.folder)
-            require_same(ours, contract, data, str(self.checkpoint_folder))
+        if contract is not None and self.contract is not None:
+            require_same(self.contract, contract, 'the data', str(self.checkpoint_folder))
         for key, value in _flat(self._identity()).items():
             if key not in FREE and value != theirs.get(key):
                 raise ConfigurationError(
@@ -507,3 +527,13 @@ def _flat(state: Mapping[str, Any]) -> dict[str, Any]:
 def part(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
     """Give the tensors whose name starts with `kind.`, without that."""
     return {k[len(kind) + 1 :]: v for k, v in tensors.items() if k.startswith(f'{kind}.')}
+
+
+def only(folders: Sequence[ReplayFolder]) -> ReplayFolder:
+    """Give the one folder.
+
+    Raises:
+        ConfigurationError: There is not exactly one.
+    """
+    require(len(folders) == 1, '--replay', len(folders), '1 folder for this policy')
+    return folders[0]

@@ -121,6 +121,11 @@ class QTransformerConfig(Spec):
         return images + int(self.state_dim > 0) + int(self.condition_on_text)
 
     @property
+    def sentence_dim(self) -> int | None:
+        """Width E of the sentence embeddings it reads; None where it reads those of tokens."""
+        return self.text_dim if self.conditioning == 'film' else None
+
+    @property
     def critics(self) -> int:
         """Number of critics."""
         return 2 if self.dual_critics else 1

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from qt_core.models.q_transformer import QRoboticTransformer
 
 VERSION = 2
-POLICY = 'q_transformer'
+POLICIES = ('q_transformer', 'decision_transformer', 'gato')
 FILES = ('*.json', '*.safetensors', 'README.md')  # all that is ever fetched from the hub
 
 Network = TypeVar('Network', bound=nn.Module)
@@ -44,8 +44,9 @@ class CheckpointError(ValueError):
 def save_pretrained(model: QRoboticTransformer, folder: str | Path) -> None:
     """Write a network; an older folder of that name is replaced once the new one is complete."""
     parameters = sum(p.numel() for p in model.parameters())
-    entries = {'policy': POLICY, 'sentence_model': model.sentence_encoder.model_name}
-    write_folder(Path(folder), model, entries, f'# {POLICY}\n\n{parameters:,} parameters.\n')
+    entries = {'policy': model.policy, 'sentence_model': model.sentence_encoder.model_name}
+    card = f'# {model.policy}\n\n{parameters:,} parameters.\n'
+    write_folder(Path(folder), model, entries, card)
 
 
 def from_pretrained(
@@ -66,16 +67,20 @@ def from_pretrained(
         CheckpointError: There is none of that name, or it is damaged or of another kind.
     """
     from qt_core.learning.checkpoint import load_checkpoint
+    from qt_core.models.q_transformer import QRoboticTransformer
 
     folder = Path(name)
     if not folder.is_dir():
         folder = _fetch(str(name), revision, local_files_only)
-    return load_checkpoint(folder).model
+    model = load_checkpoint(folder).model
+    if not isinstance(model, QRoboticTransformer):
+        raise CheckpointError(f'{name}: holds a {model.policy}, expected a q_transformer')
+    return model
 
 
 def write_folder(
     folder: Path,
-    model: nn.Module,
+    model: Any,
     entries: dict[str, Any],
     card: str,
     more: Mapping[str, dict[str, Tensor]] = MappingProxyType({}),
@@ -85,7 +90,7 @@ def write_folder(
 
     Args:
         folder: Where to.
-        model: The network.
+        model: The network; see `qt_core.learning.checkpoint.Network`.
         entries: Of config.json, besides the network's configuration.
         card: The model card.
         more: File names and further tensors to write.
@@ -96,17 +101,18 @@ def write_folder(
     (partial / 'config.json').write_text(json.dumps(config, indent=1), encoding='utf-8')
     weights = model.state_dict() if weights is None else weights
     save_tensors(weights, partial / 'model.safetensors')
+    model.save_files(partial)
     for name, tensors in more.items():
         save_tensors(tensors, partial / name)
     (partial / 'README.md').write_text(card, encoding='utf-8')
     replace_folder(partial, folder)
 
 
-def read_config(folder: Path, policy: str) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
     """Read config.json.
 
     Raises:
-        CheckpointError: It is not one of this version and kind.
+        CheckpointError: It is not one of this version, or of an unknown policy.
     """
     try:
         config = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
@@ -119,19 +125,21 @@ def read_config(folder: Path, policy: str) -> dict[str, Any]:
             f'{folder}: format {config.get("format")!r} version {config.get("version")!r}, '
             f'expected {FORMAT!r} version {VERSION}'
         )
-    if config.get('policy') != policy:
+    if config.get('policy') not in POLICIES:
         raise CheckpointError(f'{folder}: unknown policy {config.get("policy")!r}')
     return config
 
 
-def load_network(folder: Path, config: dict[str, Any], make: Callable[[Any], Network]) -> Network:
+def load_network(
+    folder: Path, config: dict[str, Any], make: Callable[[Any, Path], Network]
+) -> Network:
     """Build the network of `config` and read its weights.
 
     Raises:
         CheckpointError: They do not fit each other, or a weight is not finite.
     """
     try:
-        model = make(config['model'])
+        model = make(config['model'], folder)
     except (KeyError, TypeError, ConfigurationError) as error:
         raise CheckpointError(f'{folder}: damaged config.json ({error})') from error
     try:

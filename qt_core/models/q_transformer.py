@@ -15,13 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from qt_core.configuration import build
 from qt_core.instruction import SentenceEncoder
 from qt_core.models.configuration import QTransformerConfig
 from qt_core.models.critic import Critic
@@ -44,6 +45,8 @@ class QRoboticTransformer(nn.Module):
     Raises:
         ConfigurationError: An option is unknown, or sizes do not fit each other.
     """
+
+    policy: ClassVar[str] = 'q_transformer'
 
     def __init__(self, config: QTransformerConfig | None = None, **options: Any) -> None:
         super().__init__()
@@ -286,6 +289,18 @@ class QRoboticTransformer(nn.Module):
         from qt_core.models.pretrained import save_pretrained
 
         save_pretrained(self, Path(folder))
+
+    def save_files(self, folder: Path) -> None:
+        """Write nothing: weights and configuration are all there is."""
+
+    @classmethod
+    def from_config(cls, content: Any, folder: Path) -> QRoboticTransformer:
+        """Build one from the plain content of its configuration; `folder` is not read.
+
+        Raises:
+            ConfigurationError: The content does not fit.
+        """
+        return cls(build(QTransformerConfig, content, 'model'))
 
     @classmethod
     def from_pretrained(

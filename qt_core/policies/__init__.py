@@ -4,6 +4,6 @@
 
 from qt_core.policies.baselines import RandomPolicy
 from qt_core.policies.loading import load_policy
-from qt_core.policies.policy import Decision, Policy
+from qt_core.policies.policy import Choice, Decision, Policy, robot_of
 
-__all__ = ['Decision', 'Policy', 'RandomPolicy', 'load_policy']
+__all__ = ['Choice', 'Decision', 'Policy', 'RandomPolicy', 'load_policy', 'robot_of']

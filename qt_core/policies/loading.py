@@ -4,13 +4,20 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import torch
 
 from qt_core.learning.checkpoint import CheckpointError, load_checkpoint
 from qt_core.policies.policy import Policy
-from qt_core.policies.q_transformer import QTransformerPolicy
+
+# Kind of checkpoint to what runs it: called with the checkpoint and `compile`.
+POLICIES = {
+    'q_transformer': 'q_transformer.QTransformerPolicy',
+    'decision_transformer': 'decision_transformer.DecisionTransformerPolicy',
+    'gato': 'gato.GatoPolicy',
+}
 
 
 def load_policy(checkpoint: str | Path, device: str = 'auto', *, compile: bool = False) -> Policy:
@@ -24,6 +31,7 @@ def load_policy(checkpoint: str | Path, device: str = 'auto', *, compile: bool =
 
     Raises:
         CheckpointError: The checkpoint cannot be used, or the device does not exist.
+        ConfigurationError: The policy cannot be compiled.
     """
     name = ('cuda' if torch.cuda.is_available() else 'cpu') if device == 'auto' else device
     try:
@@ -31,4 +39,8 @@ def load_policy(checkpoint: str | Path, device: str = 'auto', *, compile: bool =
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
         raise CheckpointError(f'device {device!r} cannot be used ({error})') from error
-    return QTransformerPolicy(load_checkpoint(checkpoint, chosen), compile=compile)
+    loaded = load_checkpoint(checkpoint, chosen)
+    module, name = POLICIES[loaded.model.policy].split('.')
+    kind = getattr(import_module(f'qt_core.policies.{module}'), name)
+    policy: Policy = kind(loaded, compile=compile)
+    return policy

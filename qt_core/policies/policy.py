@@ -5,15 +5,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qt_core.configuration import require
+from qt_core.configuration import ConfigurationError, require
 from qt_core.contract import RobotContract
 from qt_core.observation import Observation
+from qt_core.spec import Spec
 
 MAX_BEAM = 1024
 MAX_STEPS = 1024
@@ -29,7 +30,8 @@ class Decision:
 
     Attributes:
         bins: (N,) int64 chosen bins.
-        action: (N,) float64 value of the bins, in the contract's units.
+        action: (N,) float64 value of the bins, in the contract's units; of a policy of continuous
+            actions, the action whose bins they are. Without a contract, the bins.
         values: (N, A) float32 value of every bin given the bins chosen before it, or None.
         plan: (K, N) float64 actions of this control step and of those after it; when not given,
             of this one alone.
@@ -45,6 +47,50 @@ class Decision:
             object.__setattr__(self, 'plan', self.action[None])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """How actions are chosen.
+
+    Attributes:
+        beam: Prefixes of an action kept while its dimensions are chosen; 1 is greedy.
+        guidance: How far to go from what would be done without a sentence, to what is done with
+            it, and beyond; 1 is as trained.
+        exploration: Each dimension's probability of a uniformly random bin.
+        temperature: Of drawing a bin in proportion to its probability to the power of 1 /
+            temperature; 0 takes the most probable one.
+        target_return: The return to ask for, in multiples of the best one in the data.
+        prompted: Whether a successful episode is shown to the policy before it acts.
+    """
+
+    beam: int = 1
+    guidance: float = 1.0
+    exploration: float = 0.0
+    temperature: float = 0.0
+    target_return: float = 1.0
+    prompted: bool = False
+
+    def __post_init__(self) -> None:
+        require(1 <= self.beam <= MAX_BEAM, 'beam', self.beam, f'1..{MAX_BEAM}')
+        for name in ('guidance', 'temperature', 'target_return'):
+            value = getattr(self, name)
+            sound = math.isfinite(value) and value >= 0
+            require(sound, name, value, 'a number that is zero or more')
+        require(0 <= self.exploration <= 1, 'exploration', self.exploration, '0..1')
+        greedy = self.beam == 1 or self.exploration == 0
+        require(greedy, 'beam', self.beam, '1 while exploration is above 0')
+
+    def require_only(self, *names: str) -> None:
+        """Refuse what a policy that knows only `names` cannot do.
+
+        Raises:
+            ConfigurationError: Another field is not at its default.
+        """
+        for f in fields(self):
+            if f.name not in names:
+                value = getattr(self, f.name)
+                require(value == f.default, f.name, value, f'{f.default} for this policy')
+
+
 class Policy(Protocol):
     """Acts on observations, one control step at a time.
 
@@ -52,8 +98,13 @@ class Policy(Protocol):
     """
 
     @property
-    def contract(self) -> RobotContract:
-        """The contract the policy was trained under."""
+    def spec(self) -> Spec:
+        """Shapes of the observations and actions."""
+        ...
+
+    @property
+    def contract(self) -> RobotContract | None:
+        """The contract the policy was trained under; None where there is no robot."""
         ...
 
     def warm_up(self) -> None:
@@ -65,26 +116,19 @@ class Policy(Protocol):
         """
         ...
 
-    def check_choice(self, *, beam: int, guidance: float, exploration: float) -> None:
-        """Say whether `choose` would take these; may be called from any thread.
+    def check_choice(self, choice: Choice) -> None:
+        """Say whether `choose` would take this; may be called from any thread.
 
         Raises:
             ConfigurationError: It would not, and why.
         """
         ...
 
-    def choose(self, *, beam: int = 1, guidance: float = 1.0, exploration: float = 0.0) -> None:
+    def choose(self, choice: Choice) -> None:
         """Set how actions are chosen from the next `act` on.
 
-        Args:
-            beam: Prefixes of an action kept while its dimensions are chosen; 1 is greedy.
-            guidance: How far to go from what would be done without a sentence, to what is done
-                with it, and beyond; 1 is as trained.
-            exploration: Each dimension's probability of a uniformly random bin.
-
         Raises:
-            ConfigurationError: A value is out of range, does not go with another one, or is not
-                for this policy. Nothing has changed then.
+            ConfigurationError: It is not for this policy. Nothing has changed then.
         """
         ...
 
@@ -94,6 +138,13 @@ class Policy(Protocol):
 
     def follow(self, instruction: str) -> None:
         """Follow `instruction` from the next `act` on, without forgetting what was seen."""
+        ...
+
+    def receive(self, reward: float) -> None:
+        """Take a reward for what was done since the last `act`.
+
+        Whoever knows of no rewards does not call it.
+        """
         ...
 
     def act(self, observation: Observation, steps: int = 1) -> Decision:
@@ -110,17 +161,15 @@ class Policy(Protocol):
         ...
 
 
-def check_choice(beam: int, guidance: float, exploration: float) -> None:
-    """Check what `Policy.choose` is given, as far as it is the same for all policies.
+def robot_of(policy: Policy) -> RobotContract:
+    """Give the contract of a policy that is to run on a robot.
 
     Raises:
-        ConfigurationError: A value is out of range or does not go with another one.
+        ConfigurationError: It was trained in an environment that is no robot.
     """
-    require(1 <= beam <= MAX_BEAM, 'beam', beam, f'1..{MAX_BEAM}')
-    sound = math.isfinite(guidance) and guidance >= 0
-    require(sound, 'guidance', guidance, 'a number that is zero or more')
-    require(0 <= exploration <= 1, 'exploration', exploration, '0..1')
-    require(beam == 1 or exploration == 0, 'beam', beam, '1 with exploration above 0')
+    if policy.contract is None:
+        raise ConfigurationError('the policy has no contract: it was trained for no robot')
+    return policy.contract
 
 
 def check_steps(steps: int) -> None:

@@ -12,15 +12,16 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qt_core.action_space import ActionSpace
 from qt_core.configuration import require
 from qt_core.contract import RobotContract
+from qt_core.embodiment import Embodiment
 from qt_core.instruction import SentenceEncoder
 from qt_core.learning.checkpoint import Checkpoint
-from qt_core.models import Decoding, Session
-from qt_core.observation import Observation, normalise_state
+from qt_core.models import Decoding, QRoboticTransformer, Session
+from qt_core.observation import Observation
 from qt_core.policies.compiling import CALLS_UNTIL_REPLAY, compile_network
-from qt_core.policies.policy import Decision, check_choice, check_steps
+from qt_core.policies.policy import Choice, Decision, check_steps
+from qt_core.spec import Spec
 
 SENTENCE_TOKENS = 64  # compiled code takes multiples of it, so that all usual sentences fit
 
@@ -31,15 +32,11 @@ class QTransformerPolicy:
     Args:
         checkpoint: A trained Q-Transformer, whose network the policy takes over.
         compile: Let torch.compile make a control step faster; see `compile_network`.
-
-    Raises:
-        CheckpointError: The checkpoint is of an environment, not of a robot.
     """
 
     def __init__(self, checkpoint: Checkpoint, *, compile: bool = False) -> None:
-        self.model = checkpoint.model
-        self.action_space = ActionSpace(checkpoint.robot)
-        self._contract = checkpoint.robot
+        self.model: QRoboticTransformer = checkpoint.model
+        self.embodiment = Embodiment(self.model.config.shapes, checkpoint.contract)
         encoder = SentenceEncoder(checkpoint.sentence_model)
         encoder.remember(checkpoint.sentences, checkpoint.embeddings)
         self.model.sentence_encoder = encoder
@@ -51,9 +48,14 @@ class QTransformerPolicy:
             compile_network(self.model, graphs=self._graphs)
 
     @property
-    def contract(self) -> RobotContract:
-        """The contract the policy was trained under."""
-        return self._contract
+    def spec(self) -> Spec:
+        """Shapes of the observations and actions."""
+        return self.embodiment.spec
+
+    @property
+    def contract(self) -> RobotContract | None:
+        """The contract the policy was trained under; None where there is no robot."""
+        return self.embodiment.contract
 
     def warm_up(self) -> None:
         """Act on blank observations until the history is full, and forget them.
@@ -88,29 +90,33 @@ class QTransformerPolicy:
         finally:
             self._session = None
 
-    def check_choice(self, *, beam: int, guidance: float, exploration: float) -> None:
-        """Say whether `choose` would take these.
+    def check_choice(self, choice: Choice) -> None:
+        """Say whether `choose` would take this: a beam, guidance or exploration.
 
         Raises:
-            ConfigurationError: A value is out of range or does not go with another one, or the
-                network was trained without what guidance needs.
+            ConfigurationError: It would not, or the network was trained without what guidance
+                needs.
         """
-        check_choice(beam, guidance, exploration)
-        able = guidance == 1 or self.model.config.cond_drop_prob > 0
-        require(able, 'guidance', guidance, '1 for a network trained with cond_drop_prob 0')
+        choice.require_only('beam', 'guidance', 'exploration')
+        able = choice.guidance == 1 or self.model.config.cond_drop_prob > 0
+        require(able, 'guidance', choice.guidance, '1 for a network trained with cond_drop_prob 0')
 
-    def choose(self, *, beam: int = 1, guidance: float = 1.0, exploration: float = 0.0) -> None:
+    def choose(self, choice: Choice) -> None:
         """Set how bins are chosen from the next `act` on.
 
         Guidance encodes every frame twice, also without the sentence. When it begins (from 1) or
         ends (to 1), the frames seen are forgotten, since they were encoded for the other case.
 
         Raises:
-            ConfigurationError: A value is out of range or does not go with another one, or the
-                network was trained without what guidance needs. Nothing has changed then.
+            ConfigurationError: It is not for this policy, or the network was trained without what
+                guidance needs. Nothing has changed then.
         """
-        self.check_choice(beam=beam, guidance=guidance, exploration=exploration)
-        self._how = Decoding(beam=beam, cond_scale=guidance, prob_random_action=exploration)
+        self.check_choice(choice)
+        self._how = Decoding(
+            beam=choice.beam,
+            cond_scale=choice.guidance,
+            prob_random_action=choice.exploration,
+        )
         if self._session is not None:
             self._session.choose(self._how)
 
@@ -133,6 +139,9 @@ class QTransformerPolicy:
         else:
             self._session.follow(text_embeds=self._embed(instruction))
 
+    def receive(self, reward: float) -> None:
+        """Do nothing: values foretell rewards, and take none."""
+
     def act(self, observation: Observation, steps: int = 1) -> Decision:
         """Choose the best bins for the newest observation.
 
@@ -150,12 +159,12 @@ class QTransformerPolicy:
         check_steps(steps)
         if self._session is None:
             raise RuntimeError('the policy has no instruction: call reset first')
-        state = normalise_state(self._contract.state, observation.state)
+        state = self.embodiment.normalise(observation.state)
         _, chosen_from = self._session.act(observation.images, state)
         bins, values = _to_host(self._session.plan(steps)[0], chosen_from[0])
         if not np.isfinite(values).all():
             raise FloatingPointError('the network gave values that are not finite')
-        plan = self.action_space.decode(bins)
+        plan = self.embodiment.decode(bins)
         return Decision(bins=bins[0], action=plan[0], values=values, plan=plan)
 
     def _begin(self, text: Tensor | None, how: Decoding) -> Session:

@@ -16,6 +16,7 @@ from qt_core.replay.writer import ReplayWriter
 if TYPE_CHECKING:
     from qt_core.replay.dataset import ReplayMemoryDataset, split_episodes
     from qt_core.replay.sampler import WindowSampler
+    from qt_core.replay.sequences import SequenceDataset
     from qt_core.replay.windows import WindowBatch
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     'ReplayFolder',
     'ReplayMemoryDataset',
     'ReplayWriter',
+    'SequenceDataset',
     'WindowBatch',
     'WindowSampler',
     'split_episodes',
@@ -34,6 +36,7 @@ __all__ = [
 
 _MODULES = {
     'ReplayMemoryDataset': 'dataset',
+    'SequenceDataset': 'sequences',
     'WindowBatch': 'windows',
     'WindowSampler': 'sampler',
     'split_episodes': 'dataset',

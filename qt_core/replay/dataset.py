@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from qt_core.configuration import require
+from qt_core.embodiment import Embodiment
 from qt_core.observation import normalise_state
 from qt_core.replay.folder import DEFAULT_FOLDER, ReplayFolder
 from qt_core.replay.frames import read_ahead
@@ -51,6 +52,8 @@ class ReplayMemoryDataset(Dataset[WindowBatch]):
         ReplayError: The folder cannot be read, or has no sentences to condition on.
         ConfigurationError: A number is out of range.
     """
+
+    with_action = False  # whether batches hold actions besides bins
 
     def __init__(
         self,
@@ -130,7 +133,6 @@ class ReplayMemoryDataset(Dataset[WindowBatch]):
             raise IndexError(f'samples {index.min()}..{index.max()} of {len(self)}')
         shard, start, steps, instruction, last, begin = self._locate(index)
         length = np.minimum(self.frames, steps - begin)
-        age = (last - begin)[:, None] - self._offsets[:-1]
         # The row of the final observation holds zeros for its action.
         rows = np.minimum((start + begin)[:, None] + self._offsets, (start + steps)[:, None])
         parts = set(shard.tolist())
@@ -154,6 +156,7 @@ class ReplayMemoryDataset(Dataset[WindowBatch]):
 
         batch, spec, frames = len(index), self.spec, self.frames
         stored = self._fields
+        action = self._unit(field, stored) if self.with_action else None
         return WindowBatch(
             images={
                 camera.name: field(stored[f'images_{camera.name}'], frames + 1, np.uint8)
@@ -167,10 +170,17 @@ class ReplayMemoryDataset(Dataset[WindowBatch]):
             reward=field(stored['reward'], frames, np.float32),
             terminal=field(stored['terminal'], frames, np.bool_),
             returns=field(self._returns, frames, np.float32),
-            valid=torch.from_numpy(age.view(np.uint64) < self.num_timesteps),  # and >= 0
+            valid=torch.from_numpy(self._valid(last - begin, length)),
             length=torch.from_numpy(length),
             instruction=torch.from_numpy(instruction.copy()),
+            start=torch.from_numpy(begin),
+            action=action,
         )
+
+    def _valid(self, last: NDArray[np.int64], length: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Say which steps (B, F) to train on, given the last one's place in each window."""
+        age = last[:, None] - self._offsets[:-1]
+        return age.view(np.uint64) < self.num_timesteps  # and >= 0
 
     def _locate(self, index: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
         """Give shard, first row, steps and sentence of samples' episodes; last and first step."""
@@ -208,6 +218,13 @@ class ReplayMemoryDataset(Dataset[WindowBatch]):
     @cached_property
     def _returns(self) -> list[NDArray[np.float32]]:
         return self.folder.returns_to_go(self.discount)
+
+    def _unit(self, field: Callable[..., torch.Tensor], stored: dict[str, Any]) -> torch.Tensor:
+        """Give actions with their range scaled to -1..1."""
+        body = Embodiment(self.spec, self.folder.contract)
+        name = 'bins' if body.contract is None else 'action'
+        values = field(stored[name], self.frames, np.float32).numpy()
+        return torch.from_numpy(body.to_unit(values))
 
     def _text(self, instruction: NDArray[np.int64]) -> torch.Tensor | None:
         embeddings = self.folder.embeddings

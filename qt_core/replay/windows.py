@@ -30,6 +30,9 @@ class WindowBatch:
         valid: (B, F) bool; the steps to train on.
         length: (B,) int64 actions of the episode that lie inside the window, at most F.
         instruction: (B,) int64 row of the folder's table of sentences.
+        start: (B,) int64 number, in its episode, of the window's first step.
+        action: (B, F, N) float32 actions, their range scaled to -1..1; None where not asked for.
+        dataset: Which of a training's datasets it is of.
     """
 
     images: dict[str, Tensor]
@@ -42,6 +45,9 @@ class WindowBatch:
     valid: Tensor
     length: Tensor
     instruction: Tensor
+    start: Tensor
+    action: Tensor | None = None
+    dataset: int = 0
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> WindowBatch:
         """Copy the batch to `device`."""
@@ -57,5 +63,5 @@ class WindowBatch:
             if isinstance(value, dict):
                 changed[name] = {camera: change(frames) for camera, frames in value.items()}
             else:
-                changed[name] = None if value is None else change(value)
+                changed[name] = change(value) if isinstance(value, Tensor) else value
         return WindowBatch(**changed)

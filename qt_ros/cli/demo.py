@@ -38,18 +38,19 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the subcommand."""
     from qt_core.configuration import ConfigurationError
     from qt_core.learning.checkpoint import load_checkpoint
+    from qt_core.learning.run import load_run, make_trainer
     from qt_core.share import share_path
     from qt_ros.bags import find_bags
     from qt_ros.cli.convert import convert_with_progress
     from qt_ros.cli.evaluate import UNSEEN_SEED, evaluate_direct, evaluate_through_ros
-    from qt_ros.cli.train import load_config, make_learner, train_with_progress
+    from qt_ros.cli.train import train_with_progress
     from qt_ros.evaluation import write_json
 
     if arguments.episodes < 1:
         raise ConfigurationError(f'--episodes is {arguments.episodes}, expected at least 1')
     checkpoint = arguments.checkpoint or share_path('config/policies/reach')
     load_checkpoint(checkpoint)
-    config, model = load_config(
+    training = load_run(
         share_path('config/train/demo.yaml'), num_train_steps=arguments.num_train_steps
     )
     out = _fresh(arguments.out)
@@ -73,8 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
         f'{conversion.episodes} episodes, {conversion.steps} steps', *conversion.failures, sep='\n'
     )
     print('4/4 training from scratch on those episodes')
-    learner = make_learner(config, model, out / 'replay', out / 'run')
-    losses = train_with_progress(learner)['loss']
+    trainer = make_trainer(training, [out / 'replay'], out / 'run')
+    losses = train_with_progress(trainer)['loss']
     published, recorded = _count_frames(report, out / 'bags')
     summary = {
         'checkpoint': str(checkpoint),
@@ -92,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
         'frames_recorded': recorded,
         'episodes_recorded': conversion.episodes + len(conversion.failures),
         'replay_steps': conversion.steps,
-        'num_train_steps': learner.step,
+        'num_train_steps': trainer.step,
         'train_loss_first': losses[0][1],
         'train_loss_last': losses[-1][1],
     }

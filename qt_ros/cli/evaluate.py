@@ -124,7 +124,7 @@ def evaluate_direct(
     from qt_core.environments.demonstrator import Demonstrator
     from qt_core.environments.tabletop import TabletopEnvironment
     from qt_core.evaluation import roll_out
-    from qt_core.policies import Policy, RandomPolicy, load_policy
+    from qt_core.policies import Policy, RandomPolicy, load_policy, robot_of
     from qt_core.share import share_path
     from qt_ros.evaluation import EpisodeOutcome, EvaluationReport
     from qt_ros.video import episode_frames, write_video
@@ -135,7 +135,7 @@ def evaluate_direct(
         policy: Policy = RandomPolicy(robot)
     else:
         policy = load_policy(name)
-        robot = policy.contract
+        robot = robot_of(policy)
         if contract:
             require_same(RobotContract.load(contract), robot, str(contract), name)
     environment = TabletopEnvironment(robot, sentences=sentences)
@@ -158,7 +158,7 @@ def evaluate_direct(
 
     outcomes, shown = [], []
     for seed in track(seeds, description=f'evaluating {name}'):
-        rollout = roll_out(environment, reset, act, seed, overriding(override))
+        rollout = roll_out(environment, reset, act, seed, overriding(override), policy.receive)
         running = environment.simulation.outcome == 'running'
         outcomes.append(
             EpisodeOutcome(

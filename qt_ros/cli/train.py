@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qt_core.learning.q_learner import QLearner, QLearnerConfig
     from qt_core.learning.trainer import Trainer
-    from qt_core.models import QTransformerConfig
 
 
 def add_parser(subparsers: Any) -> None:
@@ -23,7 +21,14 @@ def add_parser(subparsers: Any) -> None:
         'start it with torchrun or accelerate launch.',
     )
     parser.add_argument('config', type=Path, help='training configuration, config/train/*.yaml')
-    parser.add_argument('--replay', type=Path, required=True, help='replay folder')
+    parser.add_argument(
+        '--replay',
+        type=Path,
+        required=True,
+        nargs='+',
+        metavar='FOLDER',
+        help='replay folder; several for a policy of several bodies (gato)',
+    )
     parser.add_argument('--out', type=Path, required=True, help='folder of the run')
     parser.add_argument('--resume', action='store_true', help='continue the run in --out')
     parser.add_argument('--num-train-steps', type=int, help='overrides the configuration')
@@ -33,75 +38,15 @@ def add_parser(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the subcommand."""
+    from qt_core.learning.run import load_run, make_trainer
+
     overrides = {'num_train_steps': arguments.num_train_steps, 'seed': arguments.seed}
-    config, model = load_config(arguments.config, **overrides)
-    learner = make_learner(config, model, arguments.replay, arguments.out, resume=arguments.resume)
-    train_with_progress(learner)
-    if learner.accelerator.is_main_process:
-        print(f'{arguments.out / "last"}: step {learner.step}, {learner.seconds / 60:.1f} min')
+    description = load_run(arguments.config, **overrides)
+    trainer = make_trainer(description, arguments.replay, arguments.out, resume=arguments.resume)
+    train_with_progress(trainer)
+    if trainer.accelerator.is_main_process:
+        print(f'{arguments.out / "last"}: step {trainer.step}, {trainer.seconds / 60:.1f} min')
     return 0
-
-
-def load_config(path: Path, **overrides: Any) -> tuple[QLearnerConfig, QTransformerConfig]:
-    """Read a training configuration; `overrides` that are not None replace its fields.
-
-    Returns:
-        How to learn, and the network of the section `model`, not yet fitted to any data.
-
-    Raises:
-        ConfigurationError: The file cannot be read or does not fit.
-    """
-    import yaml
-
-    from qt_core.configuration import ConfigurationError, build
-    from qt_core.learning.q_learner import QLearnerConfig
-    from qt_core.models import QTransformerConfig
-    from qt_core.spec import Spec
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        line = ' '.join(str(error).split())
-        raise ConfigurationError(f'{path}: cannot be read ({line})') from error
-    try:
-        content = {**content, **{k: v for k, v in overrides.items() if v is not None}}
-        model = content.pop('model', {})
-        given = [name for name in Spec().fields() if name in (model or {})]
-        if given:
-            raise ConfigurationError(f'model.{given[0]} comes from the data: leave it out')
-        return build(QLearnerConfig, content), build(QTransformerConfig, model, 'model')
-    except (ConfigurationError, TypeError) as error:
-        raise ConfigurationError(f'{path}: {error}') from None
-
-
-def make_learner(
-    config: QLearnerConfig,
-    model: QTransformerConfig,
-    replay: Path,
-    out: Path,
-    *,
-    resume: bool = False,
-) -> QLearner:
-    """Make a network for the data in `replay`, and its learner.
-
-    Raises:
-        CheckpointError: `out` is not empty and `resume` is not set, or the other way round.
-        ConfigurationError: Network, data and configuration do not fit each other.
-    """
-    import torch
-
-    from qt_core.learning.q_learner import QLearner
-    from qt_core.learning.trainer import check_run
-    from qt_core.models import QRoboticTransformer
-    from qt_core.replay import ReplayFolder, ReplayMemoryDataset
-
-    check_run(out, resume=resume)
-    folder = ReplayFolder(replay)
-    told = model.condition_on_text and folder.embeddings is not None
-    dataset = ReplayMemoryDataset(folder, config.num_timesteps or model.frames, told)
-    torch.manual_seed(config.seed)
-    network = QRoboticTransformer(model.fitted(folder.spec))
-    return QLearner(network, dataset=dataset, checkpoint_folder=out, config=config, resume=resume)
 
 
 def train_with_progress(trainer: Trainer) -> dict[str, list[tuple[int, float]]]:

@@ -18,12 +18,12 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from std_msgs.msg import Float32MultiArray, Int32MultiArray, MultiArrayDimension, String
+from std_msgs.msg import Float32MultiArray, Float64, Int32MultiArray, MultiArrayDimension, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectoryPoint
 
 from qt_core.contract import RobotContract, require_same
-from qt_core.policies import Decision, load_policy
+from qt_core.policies import Decision, load_policy, robot_of
 from qt_ros.controller import Controller
 from qt_ros.conversions import COMMAND_TYPES, ConversionError, fill_command
 from qt_ros.diagnostics import OK, WARN, Status
@@ -51,6 +51,9 @@ DYNAMIC = (
     Parameter('guidance', 1.0, 'Classifier-free guidance; 1 is none.', 0, 20),
     Parameter('beam', 1, 'Prefixes kept at each action dimension; 1 is greedy.', 1, 256),
     Parameter('exploration', 0.0, 'Probability of a random bin, per dimension.', 0, 1),
+    Parameter('temperature', 0.0, 'Of drawing bins by their probability; 0 is greedy.', 0, 10),
+    Parameter('target_return', 1.0, 'Return asked for, in multiples of the best seen.', 0, 10),
+    Parameter('prompted', False, 'Show the policy a successful episode before it acts.'),
     Parameter(
         'frozen_after',
         1.0,
@@ -225,7 +228,7 @@ class PolicyNode(LifecycleNode):
         policy = load_policy(
             self.checkpoint, self._value('device'), compile=self._value('compile')
         )
-        contract = policy.contract
+        contract = robot_of(policy)
         if given := self._value('contract'):
             require_same(RobotContract.load(given), contract, given, self.checkpoint)
         settings.require_fits(policy)
@@ -266,6 +269,15 @@ class PolicyNode(LifecycleNode):
         ]
         subscriptions += subscribe_instruction(
             self, contract.instruction.topic, lambda message: controller.instruct(message.data)
+        )
+        subscriptions.append(
+            self.create_subscription(
+                Float64,
+                'reward',
+                lambda message: controller.reward(message.data),
+                10,
+                event_callbacks=QUIET,
+            )
         )
         if self._value('guarded'):
             subscriptions.append(

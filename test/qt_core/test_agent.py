@@ -425,7 +425,7 @@ class Robot:
     """An `Environment` that goes on for ever, all of it following from the seed."""
 
     def __init__(self, contract, timeout_after=None):
-        self.contract = contract
+        self.contract, self.spec = contract, Spec.of(contract)
         self.timeout_after = timeout_after
         self.seeds = []
 
@@ -484,7 +484,7 @@ def test_a_robots_episodes_do_not_depend_on_who_runs_beside(tmp_path, tiny_contr
 
 def test_robots_must_be_of_one_kind_that_the_policy_knows(tmp_path, contract, tiny_contract):
     model = robot_policy(tiny_contract)
-    with pytest.raises(ConfigurationError, match='what the contract says'):
+    with pytest.raises(ConfigurationError, match='what the environment shows'):
         Agent(model, environment=Robot(contract))
     with pytest.raises(ContractError, match='cameras'):
         Agent(model, environment=[Robot(tiny_contract), Robot(contract)])

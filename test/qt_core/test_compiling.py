@@ -15,7 +15,7 @@ from qt_core.instruction import SentenceEncoder
 from qt_core.learning.checkpoint import Checkpoint, save_checkpoint
 from qt_core.models import QRoboticTransformer
 from qt_core.observation import Observation
-from qt_core.policies import load_policy
+from qt_core.policies import Choice, load_policy
 from qt_core.policies.compiling import compile_network
 from qt_core.spec import Spec
 from test.conftest import TINY_MODEL
@@ -73,7 +73,6 @@ def save(tiny_contract, embed, tmp_path):
         save_checkpoint(
             tmp_path / 'checkpoint',
             Checkpoint(
-                policy='q_transformer',
                 model=model,
                 contract=tiny_contract,
                 sentences=SENTENCES,
@@ -104,7 +103,7 @@ def assert_alike(policy, eager, observations, guidances=(1.0,)):
     decided = []
     for guidance in guidances:
         for each in (policy, eager):
-            each.choose(guidance=guidance)
+            each.choose(Choice(guidance=guidance))
             each.reset(SENTENCES[0])
         for step, observation in enumerate(observations):
             if step == 3:

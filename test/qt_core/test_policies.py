@@ -11,7 +11,7 @@ from qt_core.configuration import ConfigurationError
 from qt_core.learning.checkpoint import Checkpoint, CheckpointError, save_checkpoint
 from qt_core.models import QRoboticTransformer
 from qt_core.observation import Observation, normalise_state
-from qt_core.policies import Decision, RandomPolicy, load_policy
+from qt_core.policies import Choice, Decision, RandomPolicy, load_policy
 from qt_core.policies.q_transformer import QTransformerPolicy
 from qt_core.spec import Spec
 from test.conftest import TINY_MODEL
@@ -36,7 +36,6 @@ def checkpoint(model, tiny_contract, embed, tmp_path):
     save_checkpoint(
         path,
         Checkpoint(
-            policy='q_transformer',
             model=model,
             contract=tiny_contract,
             sentences=SENTENCES,
@@ -62,7 +61,6 @@ def make_policy(tiny_contract, embed):
                 model.critics[0].memory_embedding.mul_(30)
         return QTransformerPolicy(
             Checkpoint(
-                policy='q_transformer',
                 model=model,
                 contract=tiny_contract,
                 sentences=SENTENCES,
@@ -139,7 +137,7 @@ def test_a_decision_without_a_plan_plans_its_action(tiny_contract):
 def test_a_plan_changes_nothing_that_comes_later(make_policy, observations, changes):
     alone, planning = make_policy(**changes), make_policy(**changes)
     for policy in (alone, planning):
-        policy.choose(guidance=2.0 if changes == GUIDED else 1.0)
+        policy.choose(Choice(guidance=2.0 if changes == GUIDED else 1.0))
         policy.reset(SENTENCES[0])
     for observation in observations:
         one, several = alone.act(observation), planning.act(observation, steps=4)
@@ -205,7 +203,7 @@ def test_a_sentence_to_follow_is_enough_to_begin(make_policy, observations):
     ('choice', 'expected'),
     [
         ({'beam': 0}, r'beam is 0, expected 1\.\.1024'),
-        ({'beam': 4, 'exploration': 0.1}, 'beam is 4, expected 1 with exploration'),
+        ({'beam': 4, 'exploration': 0.1}, 'beam is 4, expected 1 while exploration'),
         ({'exploration': 1.5}, r'exploration is 1\.5, expected 0\.\.1'),
         ({'guidance': -1.0}, r'guidance is -1\.0, expected a number'),
         ({'guidance': float('nan')}, 'guidance is nan, expected a number'),
@@ -217,24 +215,24 @@ def test_a_choice_that_cannot_be_is_refused_and_changes_nothing(
 ):
     policy, before = make_policy(), make_policy()
     for each in (policy, before):
-        each.choose(beam=3)
+        each.choose(Choice(beam=3))
         each.reset(SENTENCES[0])
         each.act(observations[0])
     with pytest.raises(ConfigurationError, match=expected):
-        policy.choose(**choice)
+        policy.choose(Choice(**choice))
     assert np.array_equal(policy.act(observations[1]).values, before.act(observations[1]).values)
 
 
 def test_what_is_chosen_in_the_middle_counts_from_the_next_step_on(make_policy, observations):
     policy, beam = make_policy(), make_policy()
-    beam.choose(beam=50)
+    beam.choose(Choice(beam=50))
     for each in (policy, beam):
         each.reset(SENTENCES[0])
         each.act(observations[0])
     assert not np.array_equal(policy.act(observations[1]).bins, beam.act(observations[1]).bins)
-    policy.choose(beam=50)
+    policy.choose(Choice(beam=50))
     assert np.array_equal(policy.act(observations[2]).bins, beam.act(observations[2]).bins)
-    policy.choose(exploration=1.0)
+    policy.choose(Choice(exploration=1.0))
     torch.manual_seed(0)
     random = np.stack([policy.act(observations[2]).bins for _ in range(100)])
     assert (random.std(axis=0) > 3).all()  # 6 is expected of 21 bins
@@ -243,7 +241,7 @@ def test_what_is_chosen_in_the_middle_counts_from_the_next_step_on(make_policy, 
 def test_guidance_that_begins_or_ends_in_the_middle_begins_anew(make_policy, observations):
     def fresh(guidance):
         policy = make_policy(**GUIDED)
-        policy.choose(guidance=guidance)
+        policy.choose(Choice(guidance=guidance))
         policy.reset(SENTENCES[0])
         return policy.act(observations[1]).values
 
@@ -251,11 +249,11 @@ def test_guidance_that_begins_or_ends_in_the_middle_begins_anew(make_policy, obs
     policy.reset(SENTENCES[0])
     policy.act(observations[0])
     for guidance in (3.0, 1.0, 2.0):
-        policy.choose(guidance=guidance)
+        policy.choose(Choice(guidance=guidance))
         values = policy.act(observations[1]).values
         assert np.array_equal(values, fresh(guidance))
         policy.act(observations[2])
-    policy.choose(guidance=3.0)  # more of it: the frames seen still count
+    policy.choose(Choice(guidance=3.0))  # more of it: the frames seen still count
     assert not np.allclose(policy.act(observations[1]).values, fresh(3.0), atol=1e-3)
     policy.follow(SENTENCES[1])
     policy.act(observations[3])
@@ -315,9 +313,9 @@ def test_values_that_are_not_finite_are_refused(make_policy, observations):
 def test_the_random_policy_plans_and_ignores_choices_that_make_sense(tiny_contract, observations):
     policy = RandomPolicy(tiny_contract)
     policy.warm_up()
-    policy.choose(beam=4, guidance=2.0)
+    policy.choose(Choice(beam=4, guidance=2.0))
     with pytest.raises(ConfigurationError, match='beam is 4'):
-        policy.choose(beam=4, exploration=0.5)
+        policy.choose(Choice(beam=4, exploration=0.5))
     policy.follow(SENTENCES[0])
     decision = policy.act(observations[0], steps=6)
     assert decision.plan.shape == (6, 7)

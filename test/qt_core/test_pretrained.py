@@ -85,7 +85,7 @@ def test_damage_is_one_line(model, tmp_path):
         ({'model': {**config['model'], 'depth': 2}}, 'does not fit'),
         ({'model': None}, 'damaged config.json'),
         ({'version': 1}, 'version 1, expected'),
-        ({'policy': 'gato'}, "unknown policy 'gato'"),
+        ({'policy': 'oracle'}, "unknown policy 'oracle'"),
     ):
         (folder / 'config.json').write_text(json.dumps({**config, **change}))
         with pytest.raises(CheckpointError, match=message) as error:

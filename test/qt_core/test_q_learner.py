@@ -206,9 +206,9 @@ def test_cross_attention_learns_from_the_tokens_of_the_sentences(
     monkeypatch.setattr('qt_core.instruction.SentenceEncoder.embed_tokens', embed_tokens)
     model = dataclasses.replace(TINY_MODEL, conditioning='cross_attention')
     learner = make_learner(tiny_config, replay_path, tmp_path / 'run', model=model)
-    batch = learner.sampler.batch(0)
+    batch = learner.samplers[0].batch(0)
     told = learner._told(batch)
-    table = embed_tokens(None, learner.replay.instructions)
+    table = embed_tokens(None, learner.replays[0].instructions)
     assert np.array_equal(told.text.numpy(), table[batch.instruction.numpy()])
     assert np.isfinite(learner()['loss'][-1][1])
     narrow = dataclasses.replace(model, text_dim=4)
@@ -236,7 +236,7 @@ def test_two_critics_learn_and_differ(tiny_config, replay_path, tmp_path):
 def test_the_target_network_has_no_dropout(tiny_config, replay_path, tmp_path):
     model = dataclasses.replace(TINY_MODEL, dropout=0.5, cond_drop_prob=0.5)
     learner = make_learner(tiny_config, replay_path, tmp_path / 'run', model=model)
-    batch = learner.sampler.batch(0)
+    batch = learner.samplers[0].batch(0)
     learner.train_step(batch)
     assert learner.network.training
     assert not any(module.training for module in learner.target.modules())
@@ -251,7 +251,7 @@ def test_the_target_network_follows(tiny_config, replay_path, tmp_path):
     learner = make_learner(config, replay_path, tmp_path / 'run')
     expected = [weight.detach().clone() for weight in learner.network.parameters()]
     for step in range(6):
-        learner.train_step(learner.sampler.batch(step))
+        learner.train_step(learner.samplers[0].batch(step))
         if step % 2 == 0:
             decay = min(0.15, (1 + step // 2) / (10 + step // 2))
             weights = zip(expected, learner.network.parameters(), strict=True)
@@ -296,7 +296,7 @@ def test_validation_is_on_other_episodes(tiny_config, replay_path, tmp_path):
     )
     learner = make_learner(config, replay_path, tmp_path / 'run')
     history = learner()
-    ours = set(learner.sampler.dataset.episodes)
+    ours = set(learner.samplers[0].dataset.episodes)
     theirs = set(learner.validation.dataset.episodes)
     assert not ours & theirs
     assert sorted(ours | theirs) == list(range(8))

@@ -284,7 +284,7 @@ def test_accumulating_small_batches_equals_a_large_one(tiny_config, replay_path,
     config = dataclasses.replace(tiny_config, state_noise=0.0, num_timesteps=4)
     model = dataclasses.replace(TINY_MODEL, frames=6)
     learners = [make_learner(config, replay_path, tmp_path / name, model=model) for name in 'ab']
-    windows = learners[0].sampler.dataset
+    windows = learners[0].samplers[0].dataset
     chosen = [0, 1, 2, 3, 4, 5, 6, 7]
     parts = [windows.gather(chosen[i : i + 2]) for i in range(0, 8, 2)]
     parts[0] = dataclasses.replace(parts[0], valid=parts[0].valid & (torch.arange(6) < 1))
@@ -314,7 +314,7 @@ def test_accumulation_reads_as_many_windows_as_a_large_batch(tiny_config, replay
         learner.train_step = record
         learner()
     ours, theirs = torch.stack(seen[small]), torch.stack(seen[large])
-    epoch = large.sampler.batches_per_epoch
+    epoch = large.samplers[0].batches_per_epoch
     assert torch.equal(ours[:epoch], theirs[:epoch])
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from qt_core.action_space import ActionSpace
 from qt_core.configuration import ConfigurationError, require
-from qt_core.policies import Decision
+from qt_core.policies import Choice, Decision
 from qt_ros.controller import Controller
 from qt_ros.diagnostics import ERROR, OK, WARN
 from qt_ros.serialisation import TYPESTORE
@@ -36,11 +36,14 @@ class Puppet:
         self.finished = False
         self.guides = True
 
-    def check_choice(self, *, beam, guidance, exploration):
-        require(guidance == 1 or self.guides, 'guidance', guidance, '1')
+    def check_choice(self, choice):
+        require(choice.guidance == 1 or self.guides, 'guidance', choice.guidance, '1')
 
-    def choose(self, **choices):
-        self.choices = choices
+    def choose(self, choice):
+        self.choice = choice
+
+    def receive(self, reward):
+        self.calls.append(('receive', reward))
 
     def warm_up(self):
         self.thread = threading.current_thread()
@@ -460,7 +463,7 @@ def test_choices_reach_the_policy_at_the_next_step(bench):
     acting = bench().acting()
     acting.controller.adjust(Settings(exploration=0.5, guidance=2.0))
     acting.step(100, acts=1)
-    assert acting.policy.choices == {'beam': 1, 'guidance': 2.0, 'exploration': 0.5}
+    assert acting.policy.choice == Choice(guidance=2.0, exploration=0.5)
 
 
 def test_choices_that_the_policy_cannot_make_are_refused_before_they_are_made(bench):

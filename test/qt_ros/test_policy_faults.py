@@ -45,7 +45,6 @@ def checkpoint(contract, tmp_path_factory):
     save_checkpoint(
         path,
         Checkpoint(
-            policy='q_transformer',
             model=model,
             contract=contract,
             sentences=(SENTENCE, BAD_SENTENCE),

@@ -43,7 +43,6 @@ def save_untrained(path, contract, steps=None, *, sentences=(SENTENCE,), **sizes
     save_checkpoint(
         path,
         Checkpoint(
-            policy='q_transformer',
             model=model,
             contract=contract,
             sentences=tuple(sentences),

@@ -27,7 +27,6 @@ def checkpoint(contract, embed, tmp_path):
     save_checkpoint(
         path,
         Checkpoint(
-            policy='q_transformer',
             model=QRoboticTransformer(TINY_MODEL.fitted(Spec.of(contract))),
             contract=contract,
             sentences=('touch the red block',),

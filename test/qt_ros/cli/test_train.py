@@ -4,9 +4,9 @@ import pytest
 
 from qt_core.configuration import ConfigurationError
 from qt_core.learning.checkpoint import load_checkpoint
+from qt_core.learning.run import load_run
 from qt_core.share import share_path
 from qt_ros.cli.main import main
-from qt_ros.cli.train import load_config
 
 TINY = """
 num_train_steps: 9
@@ -25,9 +25,9 @@ model:
 
 @pytest.mark.parametrize('name', ['demo', 'reach'])
 def test_shipped_configurations_fit(name):
-    config, model = load_config(share_path(f'config/train/{name}.yaml'), num_train_steps=7)
-    assert config.num_train_steps == 7
-    assert model.vit.depth == (1, 1)
+    run = load_run(share_path(f'config/train/{name}.yaml'), num_train_steps=7)
+    assert run.training.num_train_steps == 7
+    assert run.model.vit.depth == (1, 1)
 
 
 def test_a_run_is_made_and_resumed(replay_path, tmp_path):
@@ -48,6 +48,7 @@ def test_a_run_is_made_and_resumed(replay_path, tmp_path):
         ('model: {cameras: []}', 'model.cameras comes from the data: leave it out'),
         ('model: {width: 7}', 'model.width is not a field'),
         ('steps: 3', 'steps is not a field'),
+        ('policy: magic', "policy is 'magic', expected q_transformer or"),
         ('discount: 0', 'discount is 0.0, expected 0 < discount <= 1'),
     ],
 )
@@ -55,6 +56,6 @@ def test_what_does_not_fit_is_one_line(line, message, tmp_path):
     path = tmp_path / 'bad.yaml'
     path.write_text(f'num_train_steps: 3\n{line}\n')
     with pytest.raises(ConfigurationError) as error:
-        load_config(path)
+        load_run(path)
     assert message in str(error.value)
     assert '\n' not in str(error.value)
