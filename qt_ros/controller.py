@@ -196,14 +196,15 @@ class Controller:
             self.hold()
             self._owes_pose = False
 
-    def close(self) -> None:
-        """Hold, and end the thread; an inference that hangs is left to itself."""
+    def close(self) -> bool:
+        """Hold, and end the thread; say whether it has ended, or is in an inference that hangs."""
         self.deactivate()
         with self._lock:
             self._closed = True
             self._lock.notify_all()
         if self._worker.is_alive():
             self._worker.join(PATIENCE)
+        return not self._worker.is_alive()
 
     def start(self) -> str:
         """Act again after `stop` or the end of a task; give why not, '' when it does."""

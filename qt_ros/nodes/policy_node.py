@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -145,6 +146,17 @@ class PolicyNode(LifecycleNode):
         if self.commands is not None:
             # The process may be about to end, and a command still on its way with it.
             self.commands.wait_for_all_acked(Duration(seconds=0.5))
+
+    def end(self) -> None:
+        """Hold, and end the process at once if an inference hangs.
+
+        Python would end with a crash while a thread is inside of torch.
+        """
+        self.disarm()
+        if self.controller is not None and not self.controller.close():
+            self.get_logger().error('an inference hangs: ending without it')
+            sys.stderr.flush()
+            os._exit(0)
 
     def on_asked(self, parameters: Sequence[Any]) -> SetParametersResult:
         """Refuse parameters that do not go together."""
@@ -417,7 +429,7 @@ def make() -> PolicyNode:
 
 def main() -> None:
     """Run the node."""
-    sys.exit(run_node(make, PolicyNode.disarm))
+    sys.exit(run_node(make, PolicyNode.end))
 
 
 if __name__ == '__main__':
