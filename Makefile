@@ -32,7 +32,7 @@ $(STAMP): setup.py setup.cfg pyproject.toml package.xml .ci/constraints.txt
 	    f"Python {sys.version.split()[0]} is too old: make PYTHON=python3.11 or newer")'
 	[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS) \
-	    -c .ci/constraints.txt -e '.[ros,sim,teleop,train,lerobot,ray,test]'
+	    -c .ci/constraints.txt -e '.[ros,sim,teleop,train,gymnasium,lerobot,ray,test]'
 	touch $@
 
 demo: setup

@@ -93,13 +93,17 @@ setup(
         'rosbags>=0.11.9',  # compares lengths in messages with their size
         'safetensors>=0.4',
         'sentence-transformers>=3',
+        'tokenizers>=0.20',
         'torch>=2.4',
+        'transformers>=5.0',
     ],
     extras_require={
         # ROS 2 for a machine that has none; beside a ROS installation it would get in its way.
         'ros': ['ros-jazzy-rclpy[fastrtps]==7.1.6', 'ros-jazzy-common-interfaces==5.3.6'],
         'sim': ['mujoco>=3.2'],
         'teleop': ['mink>=1.3'],  # brings mujoco and the solver daqp
+        # Task suites written elsewhere: qt-ros collect and evaluate --task gymnasium:ID.
+        'gymnasium': ['gymnasium>=1.0'],
         # Exchange of data with LeRobot; its own package is not needed.
         'lerobot': ['av>=14', 'pyarrow>=17'],
         # Conversion on many machines.

@@ -466,6 +466,33 @@ def test_choices_reach_the_policy_at_the_next_step(bench):
     assert acting.policy.choice == Choice(guidance=2.0, exploration=0.5)
 
 
+def received(acting):
+    return [value for call, value in acting.policy.calls if call == 'receive']
+
+
+def test_rewards_since_the_last_step_reach_the_policy_as_one(bench):
+    acting = bench().acting()
+    acting.step(100, acts=1)
+    assert received(acting) == []  # it holds what it has where no reward is known
+    for reward in (0.5, 0.25, float('nan')):
+        acting.controller.reward(reward)
+    acting.step(100, acts=1)
+    acting.step(100, acts=1)
+    assert received(acting) == [0.75]
+    acting.controller.reward(0.0)
+    acting.step(100, acts=1)
+    assert received(acting) == [0.75, 0.0]
+
+
+def test_rewards_of_a_past_that_is_forgotten_are_not_received(bench):
+    acting = bench().acting()
+    acting.controller.reward(1.0)
+    acting.controller.reset()
+    acting.step(100, acts=1)
+    acting.step(100, acts=1)
+    assert received(acting) == []
+
+
 def test_choices_that_the_policy_cannot_make_are_refused_before_they_are_made(bench):
     acting = bench().acting()
     acting.policy.guides = False
