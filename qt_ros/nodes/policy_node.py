@@ -23,8 +23,8 @@ from std_msgs.msg import Float32MultiArray, Float64, Int32MultiArray, MultiArray
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectoryPoint
 
-from qt_core.contract import RobotContract, require_same
-from qt_core.policies import Decision, load_policy, robot_of
+from qt_core.contract import RobotContract
+from qt_core.policies import Decision, load_policy
 from qt_ros.controller import Controller
 from qt_ros.conversions import COMMAND_TYPES, ConversionError, fill_command
 from qt_ros.diagnostics import OK, WARN, Status
@@ -237,12 +237,13 @@ class PolicyNode(LifecycleNode):
         self.checkpoint = self._value('checkpoint')
         if not self.checkpoint:
             raise ValueError('checkpoint is empty: give the folder of a trained policy')
+        given = self._value('contract')
         policy = load_policy(
-            self.checkpoint, self._value('device'), compile=self._value('compile')
+            self.checkpoint,
+            self._value('device'),
+            compile=self._value('compile'),
+            body=RobotContract.load(given) if given else '',
         )
-        contract = robot_of(policy)
-        if given := self._value('contract'):
-            require_same(RobotContract.load(given), contract, given, self.checkpoint)
         settings.require_fits(policy)
         self.controller = Controller(
             policy,
