@@ -62,12 +62,16 @@ class WindowSampler:
         following = position + max(1, index - self._last)
         self._last = index
         if self._reads_ahead and following < self.batches_per_epoch:
-            self.dataset.read_ahead(self._samples(following))
+            self.dataset.read_ahead(self._at(following))
         reads = getrusage(RUSAGE_SELF).ru_majflt
-        batch = self.dataset.gather(self._samples(position))
+        batch = self.dataset.gather(self._at(position))
         waited = getrusage(RUSAGE_SELF).ru_majflt > reads
         self._reads_ahead = READS_AHEAD if waited else max(0, self._reads_ahead - 1)
         return batch
 
-    def _samples(self, position: int) -> NDArray[np.int64]:
+    def samples(self, index: int) -> NDArray[np.int64]:
+        """Give the dataset's numbers of the windows of batch `index`, which was the last read."""
+        return self._at(index % self.batches_per_epoch)
+
+    def _at(self, position: int) -> NDArray[np.int64]:
         return self._order[position * self.batch_size : (position + 1) * self.batch_size]

@@ -30,7 +30,8 @@ class WindowBatch:
         valid: (B, F) bool; the steps to train on.
         length: (B,) int64 actions of the episode that lie inside the window, at most F.
         instruction: (B,) int64 row of the folder's table of sentences.
-        start: (B,) int64 number, in its episode, of the window's first step.
+        start: (B,) int64 number, in its episode, of the window's first step; (B, F) numbers of all
+            steps where some of another episode were put in front.
         action: (B, F, N) float32 actions, their range scaled to -1..1; None where not asked for.
         dataset: Which of a training's datasets it is of.
     """
