@@ -42,9 +42,10 @@ def run(arguments: argparse.Namespace) -> int:
     from qt_core.share import share_path
     from qt_ros.bags import find_bags
     from qt_ros.cli.convert import convert_with_progress
-    from qt_ros.cli.evaluate import UNSEEN_SEED, evaluate_direct, evaluate_through_ros
+    from qt_ros.cli.evaluate import UNSEEN_SEED
     from qt_ros.cli.train import train_with_progress
     from qt_ros.evaluation import write_json
+    from qt_ros.reach import evaluate_direct, evaluate_through_ros
 
     if arguments.episodes < 1:
         raise ConfigurationError(f'--episodes is {arguments.episodes}, expected at least 1')
@@ -109,7 +110,7 @@ def picture_values(checkpoint: Path, bags: Path, picture: Path) -> None:
     from qt_core.policies import load_policy
     from qt_ros.bags import EpisodeBag, find_bags
     from qt_ros.bags.converter import convert_episode
-    from qt_ros.cli.evaluate import camera_frames
+    from qt_ros.reach import camera_frames
     from qt_ros.video import plot_values
 
     policy = load_policy(checkpoint)

@@ -1,25 +1,25 @@
 # Copyright 2026 The qt_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""`qt-ros evaluate`: success rate of a checkpoint, in simulation."""
+"""`qt-ros evaluate`: return and success rate of a checkpoint, in simulation."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from qt_ros.reach import BASELINES, VIDEO_EPISODES, evaluate_direct, evaluate_through_ros
 
-    from qt_core.contract import RobotContract
-    from qt_core.observation import Observation
+if TYPE_CHECKING:
+    from qt_core.policies import Choice
     from qt_ros.evaluation import EvaluationReport
 
 MAX_SEED = 2**31 - 1  # of the simulator's parameter
 UNSEEN_SEED = 1_000_000  # demonstrations use seeds below this one, evaluations those from it on
-BASELINES = ('random', 'demonstrator')
+REACH_ONLY = ('sentences', 'instruction_override', 'contract', 'video', 'video_episodes')
+GYMNASIUM_ONLY = ('sentence', 'max_steps')
 
 
 def add_parser(subparsers: Any) -> None:
@@ -27,254 +27,180 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         'evaluate',
         help='measure the success rate of a checkpoint in simulation',
-        description='Measure the success rate of a checkpoint in the embedded simulator, with its '
-        '95%% Wilson interval; by default on layouts and wordings that no demonstration has.',
+        description='Measure return and success rate of a checkpoint with 95%% intervals, in '
+        'the embedded simulator, by default on layouts and wordings that no demonstration has, '
+        'or in a Gymnasium environment.',
     )
     parser.add_argument('checkpoint', help='checkpoint folder, or random, or demonstrator')
-    parser.add_argument('--task', default='reach', choices=['reach'])
+    parser.add_argument('--task', default='reach', help='reach, or gymnasium:ID')
     parser.add_argument('--episodes', type=int, default=50)
     parser.add_argument('--through', default='direct', choices=['ros', 'direct'])
     parser.add_argument('--seed', type=int, default=UNSEEN_SEED, help='seed of the first episode')
-    parser.add_argument('--sentences', default='unseen', choices=['train', 'unseen'])
-    parser.add_argument(
+    parser.add_argument('--body', default='', help='of a policy with several bodies, which')
+    parser.add_argument('--out', type=Path, help='JSON report to write')
+    reach = parser.add_argument_group('reach')
+    reach.add_argument('--sentences', choices=['train', 'unseen'], help='unseen when left out')
+    reach.add_argument(
         '--instruction-override',
         metavar='SENTENCE',
-        default='',
         help='give this sentence instead, {other} being a colour that the task did not name; '
         "success is still judged by the task's own sentence",
     )
-    parser.add_argument(
+    reach.add_argument(
         '--contract',
         type=Path,
         help="must equal the checkpoint's; the baselines', when the tabletop's is not meant",
     )
-    parser.add_argument('--out', type=Path, help='JSON report to write')
-    parser.add_argument('--video', type=Path, help='mp4 of the first episodes to write')
-    parser.add_argument('--video-episodes', type=int, default=6)
+    reach.add_argument('--video', type=Path, help='mp4 of the first episodes to write')
+    reach.add_argument('--video-episodes', type=int, help=f'{VIDEO_EPISODES} when left out')
+    suite = parser.add_argument_group('gymnasium')
+    suite.add_argument('--sentence', help='what the policy is told in every episode')
+    suite.add_argument('--max-steps', type=int, help="the environment's own when left out")
+    choice = parser.add_argument_group('how actions are chosen, as far as the policy knows it')
+    choice.add_argument('--beam', type=int, default=1, help='prefixes kept; 1 is greedy')
+    choice.add_argument('--guidance', type=float, default=1.0, help='classifier-free; 1 is none')
+    choice.add_argument(
+        '--exploration', type=float, default=0.0, help='probability of a random bin, per dimension'
+    )
+    choice.add_argument(
+        '--temperature', type=float, default=0.0, help='of drawing bins; 0 is greedy'
+    )
+    choice.add_argument(
+        '--prompted', action='store_true', help='show a successful episode before each'
+    )
+    choice.add_argument(
+        '--target-return',
+        type=float,
+        nargs='+',
+        metavar='RATIO',
+        help='return to ask for, in multiples of the best in the data; several give a table of '
+        'what was achieved for each',
+    )
+    parser.add_argument('--plot', type=Path, help='PNG of that table to write')
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the subcommand."""
     from qt_core.configuration import ConfigurationError
+    from qt_core.environments.tasks import gymnasium_id
+    from qt_core.policies import Choice
+    from qt_ros.evaluation import TargetReturnSweep
 
     if arguments.episodes < 1:
         raise ConfigurationError(f'--episodes is {arguments.episodes}, expected at least 1')
     if not 0 <= arguments.seed <= MAX_SEED - arguments.episodes:
         raise ConfigurationError(f'--seed is {arguments.seed}, expected 0..{MAX_SEED}')
-    if arguments.video and arguments.video.suffix != '.mp4':
-        raise ConfigurationError(
-            f'--video is {arguments.video}, expected a name that ends in .mp4'
+    for name, suffix in (('video', '.mp4'), ('plot', '.png')):
+        path = getattr(arguments, name)
+        if path and path.suffix != suffix:
+            raise ConfigurationError(f'--{name} is {path}, expected a name that ends in {suffix}')
+    environment = gymnasium_id(arguments.task)
+    refuse_options(arguments, REACH_ONLY if environment else GYMNASIUM_ONLY)
+    targets = arguments.target_return or [Choice().target_return]
+    if arguments.plot:
+        if len(targets) < 2:
+            raise ConfigurationError('--plot shows several returns: give them to --target-return')
+        import_module('matplotlib')  # that it is there is to be known before the episodes are run
+    if arguments.video and len(targets) > 1:
+        raise ConfigurationError('--video is of one --target-return, not of several')
+    choices = [
+        Choice(
+            beam=arguments.beam,
+            guidance=arguments.guidance,
+            exploration=arguments.exploration,
+            temperature=arguments.temperature,
+            target_return=target,
+            prompted=arguments.prompted,
         )
-    seeds = range(arguments.seed, arguments.seed + arguments.episodes)
-    if arguments.through == 'ros':
-        if arguments.checkpoint in BASELINES:
+        for target in targets
+    ]
+    if arguments.checkpoint in BASELINES:
+        plain = all(choice == Choice() for choice in choices) and not arguments.target_return
+        if arguments.body or not plain:
+            raise ConfigurationError(
+                f'{arguments.checkpoint} has one body and its own way of choosing actions: leave '
+                'out --body, and how they are to be chosen'
+            )
+        if arguments.through == 'ros':
             raise ConfigurationError(f'{arguments.checkpoint} runs with --through direct only')
-        report = evaluate_through_ros(
-            Path(arguments.checkpoint),
-            seeds,
-            sentences=arguments.sentences,
-            override=arguments.instruction_override,
-            contract=arguments.contract,
-            video=arguments.video,
-            video_episodes=arguments.video_episodes,
-        )
-    else:
-        report = evaluate_direct(
-            arguments.checkpoint,
-            seeds,
-            sentences=arguments.sentences,
-            override=arguments.instruction_override,
-            contract=arguments.contract,
-            video=arguments.video,
-            video_episodes=arguments.video_episodes,
-        )
-    print(report.summary())
+    elif arguments.target_return:
+        require_asking(arguments.checkpoint, choices, arguments.body)
+    seeds = range(arguments.seed, arguments.seed + arguments.episodes)
+    reports = [_evaluate(arguments, environment, seeds, choice) for choice in choices]
+    result = reports[0] if len(reports) == 1 else TargetReturnSweep(tuple(reports))
+    print(result.summary())
     if arguments.out:
-        report.save(arguments.out)
+        result.save(arguments.out)
+    if isinstance(result, TargetReturnSweep) and arguments.plot:
+        result.plot(arguments.plot)
     return 0
 
 
-def evaluate_direct(
-    name: str,
-    seeds: range,
-    *,
-    sentences: str = 'unseen',
-    override: str = '',
-    contract: Path | None = None,
-    video: Path | None = None,
-    video_episodes: int = 6,
+def _evaluate(
+    arguments: argparse.Namespace, environment: str | None, seeds: range, choice: Choice
 ) -> EvaluationReport:
-    """Run episodes in this process.
+    from qt_core.configuration import ConfigurationError
 
-    Args:
-        name: Checkpoint folder, or one of `BASELINES`.
-        seeds: Episodes.
-        sentences: `train` or `unseen` wordings.
-        override: Replaces the sentences; see `name_another_block`.
-        contract: Contract of a baseline; the tabletop's when None. A checkpoint's must equal it.
-        video: mp4 to write.
-        video_episodes: How many of the episodes it shows.
-    """
-    import torch
-    from rich.progress import track
+    if environment is not None:
+        if arguments.through == 'ros':
+            raise ConfigurationError(f'--through ros is for reach, not for {arguments.task}')
+        if arguments.checkpoint == 'demonstrator':
+            raise ConfigurationError(f'the demonstrator knows reach, not {arguments.task}')
+        from qt_ros.gymnasium_tasks import evaluate_gymnasium
 
-    from qt_core.action_space import ActionSpace
-    from qt_core.contract import RobotContract, require_same
-    from qt_core.environments.demonstrator import Demonstrator
-    from qt_core.environments.tabletop import TabletopEnvironment
-    from qt_core.evaluation import roll_out
-    from qt_core.policies import Policy, RandomPolicy, load_policy, robot_of
-    from qt_core.share import share_path
-    from qt_ros.evaluation import EpisodeOutcome, EvaluationReport
-    from qt_ros.video import episode_frames, write_video
-
-    torch.set_num_threads(1)  # one frame at a time is too little work to share
-    if name in BASELINES:
-        robot = RobotContract.load(contract or share_path('config/contracts/tabletop.yaml'))
-        policy: Policy = RandomPolicy(robot)
-    else:
-        policy = load_policy(name)
-        robot = robot_of(policy)
-        if contract:
-            require_same(RobotContract.load(contract), robot, str(contract), name)
-    environment = TabletopEnvironment(robot, sentences=sentences)
-    expert = Demonstrator(robot) if name == 'demonstrator' else None
-    space = ActionSpace(robot)
-    frames: list[NDArray[np.uint8]] = []
-
-    def reset(sentence: str) -> None:
-        frames.clear()
-        if expert is None:
-            policy.reset(sentence)
-        else:
-            expert.reset(sentence, environment.simulation.blocks, environment.scene.seed)
-
-    def act(observation: Observation) -> NDArray[np.int64]:
-        frames.append(environment.frame)
-        if expert is None:
-            return policy.act(observation).bins
-        return space.encode(expert.act(observation.state))
-
-    outcomes, shown = [], []
-    for seed in track(seeds, description=f'evaluating {name}'):
-        rollout = roll_out(environment, reset, act, seed, overriding(override), policy.receive)
-        running = environment.simulation.outcome == 'running'
-        outcomes.append(
-            EpisodeOutcome(
-                seed=seed,
-                instruction=rollout.instruction,
-                outcome='timeout' if running else environment.simulation.outcome,
-                steps=rollout.steps,
-            )
+        return evaluate_gymnasium(
+            arguments.checkpoint,
+            environment,
+            seeds,
+            choice=choice,
+            body=arguments.body,
+            sentence=arguments.sentence or '',
+            max_steps=arguments.max_steps,
         )
-        if video and len(outcomes) <= video_episodes:
-            frames.append(environment.frame)
-            shown += episode_frames(frames, rollout.instruction, outcomes[-1].outcome)
-    environment.simulation.close()
-    if video:
-        write_video(video, shown, robot.rate)
-    return EvaluationReport(
-        policy=name,
-        task='reach',
-        through='direct',
-        sentences=sentences,
-        instruction_override=override,
-        episodes=tuple(outcomes),
-    )
+    video_episodes = arguments.video_episodes
+    options: dict[str, Any] = {
+        'sentences': arguments.sentences or 'unseen',
+        'override': arguments.instruction_override or '',
+        'contract': arguments.contract,
+        'video': arguments.video,
+        'video_episodes': VIDEO_EPISODES if video_episodes is None else video_episodes,
+        'choice': choice,
+        'body': arguments.body,
+    }
+    if arguments.through == 'ros':
+        return evaluate_through_ros(Path(arguments.checkpoint), seeds, **options)
+    return evaluate_direct(arguments.checkpoint, seeds, **options)
 
 
-def evaluate_through_ros(
-    checkpoint: Path,
-    seeds: range,
-    *,
-    sentences: str = 'unseen',
-    override: str = '',
-    contract: Path | None = None,
-    video: Path | None = None,
-    video_episodes: int = 6,
-    bags: Path | None = None,
-) -> EvaluationReport:
-    """Run episodes on a real ROS graph: simulator, policy and recorder in lock step.
+def refuse_options(arguments: argparse.Namespace, names: Sequence[str]) -> None:
+    """Refuse options that do not go with the task.
 
-    Args:
-        checkpoint: Checkpoint folder.
-        seeds: Episodes.
-        sentences: `train` or `unseen` wordings.
-        override: Replaces the sentences; see `name_another_block`.
-        contract: Must equal the checkpoint's, if given.
-        video: mp4 to write, made from the recorded bags.
-        video_episodes: How many of the episodes it shows.
-        bags: Folder that keeps the recorded bags; a temporary one when None.
+    Raises:
+        ConfigurationError: One of them was given.
     """
-    import tempfile
+    from qt_core.configuration import ConfigurationError
 
-    from rich.progress import track
+    for name in names:
+        if getattr(arguments, name) is not None:
+            option = '--' + name.replace('_', '-')
+            raise ConfigurationError(f'{option} does not go with --task {arguments.task}')
 
-    from qt_core.contract import RobotContract, require_same
-    from qt_core.learning.checkpoint import load_checkpoint
-    from qt_ros.evaluation import EpisodeOutcome, EvaluationReport
-    from qt_ros.graphs import GRAPHS
-    from qt_ros.isolation import isolated_graph
-    from qt_ros.up import running
-    from qt_ros.video import episode_frames, write_video
 
-    robot = load_checkpoint(checkpoint).robot
-    if contract:
-        require_same(RobotContract.load(contract), robot, str(contract), str(checkpoint))
-    with tempfile.TemporaryDirectory(prefix='qt_ros_') as scratch, isolated_graph():
-        from qt_ros.nodes.episode_runner import EpisodeRunner
+def require_asking(checkpoint: str, choices: Sequence[Choice], body: str = '') -> None:
+    """Refuse target returns for a policy that asks for none.
 
-        written = Path(scratch) / 'contract.yaml'
-        written.write_text(robot.to_text(), encoding='utf-8')
-        graph = GRAPHS['demo'].processes(
-            contract=str(written),
-            checkpoint=str(checkpoint.resolve()),
-            lock_step=True,
-            sentences=sentences,
-            output=str((bags or Path(scratch) / 'bags').resolve()),
-        )
-        results = []
-        with running(graph), EpisodeRunner('policy', record=True) as runner:
-            for seed in track(seeds, description=f'evaluating {checkpoint} through ROS'):
-                results.append(runner.run(seed, overriding(override)))
-        if video:
-            shown: list[NDArray[np.uint8]] = []
-            for result in results[:video_episodes]:
-                frames = list(camera_frames(Path(result.bag), robot))
-                shown += episode_frames(frames, result.instruction, result.outcome)
-            write_video(video, shown, robot.rate)
-    return EvaluationReport(
-        policy=str(checkpoint),
-        task='reach',
-        through='ros',
-        sentences=sentences,
-        instruction_override=override,
-        episodes=tuple(
-            EpisodeOutcome(
-                seed=r.seed, instruction=r.instruction, outcome=r.outcome, steps=r.steps
+    Raises:
+        ConfigurationError: It does not.
+    """
+    from qt_core.configuration import ConfigurationError
+    from qt_core.policies import load_policy
+
+    policy = load_policy(checkpoint, body=body)
+    for choice in choices:
+        policy.choose(choice)
+        if getattr(policy, 'asked_return', None) is None:
+            raise ConfigurationError(
+                f'{checkpoint} asks for no return: leave out --target-return, or train a '
+                'decision_transformer with return_conditioned'
             )
-            for r in results
-        ),
-        latency_ms=tuple(x for r in results for x in r.latency_ms),
-        frames_published=sum(r.published for r in results),
-        control_rate_hz=sum(r.steps for r in results) / sum(r.seconds for r in results),
-    )
-
-
-def camera_frames(bag: Path, contract: RobotContract) -> Iterator[NDArray[np.uint8]]:
-    """Give the frames (H, W, 3) of the first camera in a bag, as recorded."""
-    from qt_ros.bags import EpisodeBag
-    from qt_ros.conversions import image_to_rgb
-
-    for _, _, message in EpisodeBag(bag).messages([contract.cameras[0].topic]):
-        yield image_to_rgb(message)
-
-
-def overriding(template: str) -> Callable[[str], str]:
-    """Make the function that turns the task's sentence into the one that is given."""
-    if not template:
-        return lambda sentence: sentence
-    from qt_core.environments.tabletop import name_another_block
-
-    return lambda sentence: name_another_block(sentence, template)

@@ -50,6 +50,7 @@ SUBCOMMANDS = (
 EXTRAS = {  # module -> the extra of the package that brings it
     'accelerate': 'train',
     'av': 'lerobot',
+    'gymnasium': 'gymnasium',
     'matplotlib': 'train',
     'mink': 'teleop',
     'mujoco': 'sim',
