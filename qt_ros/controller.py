@@ -402,12 +402,12 @@ class Controller:
     ) -> None:
         begun = time.monotonic()
         self.policy.choose(settings.choice)
+        if reward is not None and followed is not None:
+            self.policy.receive(reward)  # for what was done before: a reset forgets it
         if followed is None or (followed != sentence and settings.reset_on_instruction):
             self.policy.reset(sentence)
         elif followed != sentence:
             self.policy.follow(sentence)
-        if reward is not None and followed is not None:
-            self.policy.receive(reward)
         decision = self.policy.act(stamped.observation, settings.chunk_size)
         inference = time.monotonic() - begun
         plan = decision.plan

@@ -62,8 +62,12 @@ def load_for(
         require(plain, 'policy', name, 'a checkpoint, for a body or a choice of actions')
     else:
         policy = load_policy(name, body=body)
-        no_robot = policy.contract is None
-        require(no_robot, 'policy', name, f'one that was trained in {environment}, not on a robot')
+        if policy.contract is not None:
+            config = read_config(Path(name))['model']
+            names = [each['name'] for each in config.get('bodies', ()) if not each['contract']]
+            require(not names, '--body', body, f'{" or ".join(names)}, to act in {environment}')
+            allowed = f'one that was trained in {environment}, not on a robot'
+            require(False, 'policy', name, allowed)
         policy.choose(choice)
     made = make_gymnasium(
         environment,

@@ -5,10 +5,13 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,6 +63,7 @@ class GatoTrainConfig(TrainConfig):
     learning_rate: float = 1e-4
     warmup_steps: int = 15000
     weight_decay: float = 0.1
+    betas: tuple[float, ...] = (0.9, 0.95)
     prompt_share: float = 0.25
     keep_near_expert: float = 0.0
     text: str = ''
@@ -203,6 +207,12 @@ class GatoTrainer(Trainer):
             right += float((likeliest == following[acts]).sum())
             total += int(acts.sum())
         return {'loss': sum(losses) / len(losses), 'accuracy': right / max(1, total)}
+
+    def _identity(self) -> dict[str, Any]:
+        identity = super()._identity()
+        content = json.dumps(self.passages).encode()
+        digest = hashlib.sha256(content).hexdigest()[:16] if self.passages else ''
+        return {**identity, 'config': {**identity['config'], 'text (digest)': digest}}
 
     def sequence(self, batch: WindowBatch) -> GatoSequence:
         """Give the tokens of a batch's steps."""

@@ -146,8 +146,9 @@ def choose_prompts(
         key = (-entry['return'], entry['steps'], number)
         best[entry['instruction']] = min(key, best.get(entry['instruction'], key))
     found: list[Prompt] = []
+    windows = SequenceDataset(folder, max(1, steps), condition_on_text=False)
     for instruction in sorted(best)[:MAX_PROMPTS] if steps else ():
-        prompt = _last_steps(dataset, body, best[instruction][-1], steps)
+        prompt = _last_steps(windows, body, best[instruction][-1])
         limit -= prompt.size
         if limit < 0:
             break
@@ -155,11 +156,10 @@ def choose_prompts(
     return found
 
 
-def _last_steps(dataset: SequenceDataset, body: int, number: int, steps: int) -> Prompt:
-    folder = dataset.folder
-    last = max(0, int(folder.episodes[number]['steps']) - steps)
-    windows = SequenceDataset(folder, steps, condition_on_text=False, episodes=[number])
-    window = windows.gather([last])
+def _last_steps(windows: SequenceDataset, body: int, number: int) -> Prompt:
+    folder = windows.folder
+    last = max(0, int(folder.episodes[number]['steps']) - windows.frames)
+    window = windows.gather([sum(entry['steps'] for entry in folder.episodes[:number]) + last])
     length = int(window.length)
     return Prompt(
         body=body,

@@ -15,6 +15,7 @@ import yaml
 
 from qt_core.configuration import ConfigurationError, build, require
 from qt_core.learning.trainer import TrainConfig, Trainer, check_run
+from qt_core.models.pretrained import read_config, recover_folder
 from qt_core.replay import ReplayFolder
 from qt_core.spec import Spec
 
@@ -97,6 +98,10 @@ def make_trainer(
         ReplayError: A folder cannot be read.
     """
     check_run(out, resume=resume)
+    if resume:
+        recover_folder(out / 'last')
+        theirs = read_config(out / 'last')['policy']
+        require(run.policy == theirs, 'policy', run.policy, f'{theirs!r}, as the run in {out}')
     folders = [ReplayFolder(replay) for replay in replays]
     torch.manual_seed(run.training.seed)
     trainer: Trainer = _learner(run.policy).make_trainer(

@@ -70,6 +70,7 @@ class TrainConfig:
         warmup_steps: Steps until the peak.
         schedule: After the peak: `cosine`, down to a twentieth, or `constant`.
         weight_decay: AdamW's, on all but vectors.
+        betas: AdamW's two.
         gradient_clip: Largest norm of the gradient.
         state_noise: Standard deviation of the noise that training adds to the normalised joint
             positions. Without it a policy reads from their last digits how fast the arm moves, and
@@ -92,6 +93,7 @@ class TrainConfig:
     warmup_steps: int = 200
     schedule: str = 'cosine'
     weight_decay: float = 0.01
+    betas: tuple[float, ...] = (0.9, 0.999)
     gradient_clip: float = 1.0
     state_noise: float = 0.0
     validation_fraction: float = 0.0
@@ -110,6 +112,8 @@ class TrainConfig:
             require(getattr(self, name) > 0, name, getattr(self, name), 'a positive number')
         for name in ('warmup_steps', 'weight_decay', 'state_noise', 'seed', 'threads'):
             require(getattr(self, name) >= 0, name, getattr(self, name), 'zero or more')
+        sound = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
+        require(sound, 'betas', self.betas, 'two numbers, 0 <= beta < 1')
         fraction = self.validation_fraction
         require(0 <= fraction < 1, 'validation_fraction', fraction, '0 <= fraction < 1')
         known = self.schedule in SCHEDULES
@@ -199,6 +203,7 @@ class Trainer(abc.ABC):
                 {'params': others, 'weight_decay': 0.0},
             ],
             lr=config.learning_rate,
+            betas=(config.betas[0], config.betas[1]),
         )
         self.model, self.optimizer = self.accelerator.prepare(network, optimizer)
         self.sharded = any(is_sharded(weight) for weight in network.parameters())
@@ -535,5 +540,5 @@ def only(folders: Sequence[ReplayFolder]) -> ReplayFolder:
     Raises:
         ConfigurationError: There is not exactly one.
     """
-    require(len(folders) == 1, '--replay', len(folders), '1 folder for this policy')
+    require(len(folders) == 1, '--replay', f'{len(folders)} folders', '1: only gato takes several')
     return folders[0]

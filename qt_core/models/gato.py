@@ -48,16 +48,6 @@ class GatoCache:
         """Tokens K."""
         return self.past[0][0].shape[2]
 
-    def newest(self, count: int) -> GatoCache:
-        """Keep the last `count` tokens.
-
-        These go on knowing what they have read of the others (the memory of Dai et al. 2019),
-        which they would not if they were read anew without them.
-        """
-        first = max(self.length - count, 0)
-        past = tuple((key[:, :, first:], value[:, :, first:]) for key, value in self.past)
-        return GatoCache(past, self.distances)
-
 
 class RelativeAttention(nn.Module):
     """Attention to the tokens before, by what they are and how far back they stand.

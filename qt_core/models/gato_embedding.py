@@ -75,10 +75,12 @@ class GatoEmbedding(nn.Module):
             x = x + (position == ACTION_POSITION).unsqueeze(-1) * self.action_position
         if self.timesteps is not None:
             x = x + self.timesteps(sequence.timestep.clamp(0, self.config.max_timesteps - 1))
-        for channels, stem in self.images.items():
-            if self.training and channels not in seen:
-                # Copies of a network that meet in each step want a gradient for every weight.
-                x = x + 0 * sum(weight.sum() for weight in stem.parameters())
+        idle = [stem for channels, stem in self.images.items() if channels not in seen]
+        if self.patches and idle and not seen:
+            idle += [self.rows, self.columns]
+        for module in idle if self.training else ():
+            # Copies of a network that meet in each step want a gradient for every weight.
+            x = x + 0 * sum(weight.sum() for weight in module.parameters())
         return x * self.scale
 
     def _embed_images(self, image: ImageTokens) -> Tensor:

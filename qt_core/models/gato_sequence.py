@@ -117,7 +117,9 @@ def step_sequence(config: GatoConfig, body: Body, steps: Steps) -> GatoSequence:
         images.append(ImageTokens(pixels.flatten(0, 1), down, across, at.flatten(0, 1)))
         place, local = place + len(index), local + len(index)
     index = torch.arange(body.state_dim, device=device)
-    sheet.write(place + index, each, config.ids.of_values(steps.state), local + index, time)
+    # A contract says how states become -1..1; without one they may be anything.
+    ids = config.ids.of_values(steps.state, companded=body.contract == '')
+    sheet.write(place + index, each, ids, local + index, time)
     place = place + body.state_dim
     sheet.write(place, each, config.ids.separator, NO_POSITION, time)
     place = place + 1 + torch.arange(actions, device=device)

@@ -89,8 +89,12 @@ class TextTokenizer:
         try:
             length = path.stat().st_size
             require(length <= MAX_BYTES, 'size', length, f'at most {MAX_BYTES} bytes')
-            return cls(Tokenizer.from_str(path.read_text(encoding='utf-8')), size)
-        except Exception as error:  # the library raises nothing more specific
+            loaded = cls(Tokenizer.from_str(path.read_text(encoding='utf-8')), size)
+            loaded.encode('aé<0x41> \U0001f916')  # what cannot spell fails here, not while acting
+            return loaded
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the library panics, which is no Exception
             line = ' '.join(str(error).split())
             raise CheckpointError(f'{path}: not a tokenizer of {size} ids ({line})') from error
 

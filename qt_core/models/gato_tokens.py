@@ -71,13 +71,13 @@ class TokenIds:
         require(2 <= bins <= VALUES, 'bins', bins, f'2..{VALUES}')
         return self.actions.start, self.actions.start + bins
 
-    def of_values(self, values: Tensor) -> Tensor:
+    def of_values(self, values: Tensor, *, companded: bool = True) -> Tensor:
         """Give the ids of continuous observations of any shape; see `encode_values`."""
-        return encode_values(values) + self.observations.start
+        return encode_values(values, companded=companded) + self.observations.start
 
-    def to_values(self, ids: Tensor) -> Tensor:
+    def to_values(self, ids: Tensor, *, companded: bool = True) -> Tensor:
         """Invert `of_values`, up to the width of a bin."""
-        return decode_values(ids - self.observations.start)
+        return decode_values(ids - self.observations.start, companded=companded)
 
     def of_discrete(self, values: Tensor) -> Tensor:
         """Give the ids of discrete observations of any shape, each in 0..1023.
@@ -119,23 +119,26 @@ def expand(compressed: Tensor) -> Tensor:
     return compressed.sign() * torch.expm1(compressed.abs() * math.log1p(M * MU)) / MU
 
 
-def encode_values(values: Tensor) -> Tensor:
+def encode_values(values: Tensor, *, companded: bool = True) -> Tensor:
     """Cut real values of any shape into 1024 bins that are uniform after `compress`.
 
-    Values beyond ±M take the edge bin.
+    Values beyond ±M take the edge bin. Values that are in -1..1 already are not `companded` (Reed
+    et al. 2022, 2.1): their bins are uniform, and those beyond ±1 take the edge bin.
 
     Raises:
         ValueError: A value is not a number.
     """
     if values.isnan().any():
         raise ValueError('observations hold NaN: a sensor or its driver gives no number')
-    unit = (compress(values.float()).clamp(-1, 1) + 1) / 2
+    unit = compress(values.float()) if companded else values.float()
+    unit = (unit.clamp(-1, 1) + 1) / 2
     return (unit * VALUES).long().clamp(max=VALUES - 1)
 
 
-def decode_values(bins: Tensor) -> Tensor:
+def decode_values(bins: Tensor, *, companded: bool = True) -> Tensor:
     """Give the value in the middle of each bin, the middle as `compress` sees it."""
-    return expand((bins + 0.5) / VALUES * 2 - 1)
+    unit = (bins + 0.5) / VALUES * 2 - 1
+    return expand(unit) if companded else unit
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,8 @@ class MaxViTConfig:
         """
         unit = self.reduction * self.window_size
         fits = height % unit == 0 and width % unit == 0
-        require(fits, 'image size', f'{height}x{width}', f'multiples of {unit} pixels')
+        allowed = f'multiples of {unit} pixels, or another vit.window_size than {self.window_size}'
+        require(fits, 'image size', f'{height}x{width}', allowed)
 
 
 class FiLM(nn.Module):

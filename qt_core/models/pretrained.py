@@ -138,17 +138,28 @@ def load_network(
     Raises:
         CheckpointError: They do not fit each other, or a weight is not finite.
     """
+    file = folder / 'model.safetensors'
+    weights = load_tensors(file)
+    held = sum(weight.nbytes for weight in weights.values())
     try:
+        with torch.device('meta'):  # only its size: a damaged file must not exhaust memory
+            empty = make(config['model'], folder)
+        wanted = sum(weight.nbytes for weight in empty.state_dict().values())
+        if wanted > held:
+            raise CheckpointError(
+                f'{file} does not fit: it has {held} bytes, and config.json is of a network of '
+                f'{wanted}'
+            )
         model = make(config['model'], folder)
     except (KeyError, TypeError, ConfigurationError) as error:
         raise CheckpointError(f'{folder}: damaged config.json ({error})') from error
     try:
-        model.load_state_dict(load_tensors(folder / 'model.safetensors'))
+        model.load_state_dict(weights)
     except RuntimeError as error:
         line = ' '.join(str(error).split())
-        raise CheckpointError(f'{folder}/model.safetensors does not fit: {line}') from error
+        raise CheckpointError(f'{file} does not fit: {line}') from error
     if not all(torch.isfinite(weight).all() for weight in model.parameters()):
-        raise CheckpointError(f'{folder}/model.safetensors: weights are not finite')
+        raise CheckpointError(f'{file}: weights are not finite')
     return model.eval()
 
 

@@ -38,12 +38,13 @@ class DecisionTransformerPolicy:
     """
 
     def __init__(self, checkpoint: Checkpoint, *, compile: bool = False) -> None:
-        require(not compile, 'compile', compile, 'false for a decision_transformer')
+        require(not compile, 'compile', compile, 'False for a decision_transformer')
         self.model: DecisionTransformer = checkpoint.model
         self.embodiment = Embodiment(self.model.config.shapes, checkpoint.contract)
         encoder = SentenceEncoder(checkpoint.sentence_model)
         encoder.remember(checkpoint.sentences, checkpoint.embeddings)
         self.model.sentence_encoder = encoder
+        self._range = self.model.low_return.item(), self.model.best_return.item()
         self._choice = Choice()
         self._memory: Memory | None = None
         self._text: Tensor | None = None
@@ -105,10 +106,9 @@ class DecisionTransformerPolicy:
     @property
     def asked_return(self) -> float | None:
         """The return asked for when an episode begins; None without return conditioning."""
-        model = self.model
-        if not model.config.return_conditioned:
+        if not self.model.config.return_conditioned:
             return None
-        low, best = model.low_return.item(), model.best_return.item()
+        low, best = self._range
         return low + self._choice.target_return * (best - low)
 
     def reset(self, instruction: str) -> None:
@@ -142,7 +142,7 @@ class DecisionTransformerPolicy:
         Raises:
             ConfigurationError: `steps` is out of range.
             RuntimeError: There is no instruction.
-            FloatingPointError: The network's output is not finite; the step is not remembered.
+            FloatingPointError: The network's output is not finite.
         """
         check_steps(steps)
         if self._memory is None:

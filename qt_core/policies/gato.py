@@ -74,7 +74,7 @@ class GatoPolicy:
     """
 
     def __init__(self, checkpoint: Checkpoint, *, compile: bool = False, body: str = '') -> None:
-        require(not compile, 'compile', compile, 'False for a Gato')
+        require(not compile, 'compile', compile, 'False for a gato')
         self.model: Gato = checkpoint.model
         bodies = self.model.config.bodies
         names = [each.name for each in bodies]
@@ -101,7 +101,7 @@ class GatoPolicy:
         return self.embodiment.contract
 
     def warm_up(self) -> None:
-        """Act on blank observations, and forget them.
+        """Act on blank observations until the context is full, and forget them.
 
         Raises:
             FloatingPointError: The values are not finite.
@@ -115,7 +115,9 @@ class GatoPolicy:
         )
         try:
             self.reset('')
-            for _ in range(2):
+            for _ in range(
+                steps_that_fit(self.model.config, self.body, 0) + 1
+            ):  # some are dropped
                 self.act(blank, steps=2)
         finally:
             self._memory = None
@@ -128,7 +130,8 @@ class GatoPolicy:
         """
         choice.require_only('exploration', 'temperature', 'prompted')
         able = bool(self._prompts) or not choice.prompted
-        require(able, 'prompted', choice.prompted, 'False: the checkpoint has no prompts')
+        allowed = f'False: no episode of {self.body.name} in the checkpoint was a success'
+        require(able, 'prompted', choice.prompted, allowed)
 
     def choose(self, choice: Choice) -> None:
         """Set how bins are chosen, and whether a prompt leads, from the next `act` on.
@@ -230,8 +233,10 @@ class GatoPolicy:
         """Choose a bin (1, 1) from logits (1, A)."""
         scores = logits
         if self._how.temperature > 0:
-            gumbel = -torch.empty_like(logits).exponential_().log()
-            scores = logits / self._how.temperature + gumbel
+            below = (
+                logits - logits.amax(-1, keepdim=True)
+            ).double()  # 0 for the best, however cold
+            scores = below / self._how.temperature - torch.empty_like(below).exponential_().log()
         chosen = scores.argmax(-1, keepdim=True)
         if self._how.exploration > 0:
             anything = torch.randint_like(chosen, logits.shape[-1])
@@ -250,6 +255,7 @@ class GatoPolicy:
             memory = dataclasses.replace(memory, steps=steps, read=0, cache=None)
         return memory
 
+    @torch.no_grad()
     def _lead(self, instruction: str) -> Tensor:
         """Embed what stands before the steps, (1, L, D): the sentence, and a prompt."""
         config = self.model.config

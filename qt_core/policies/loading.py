@@ -12,7 +12,7 @@ import torch
 from qt_core.configuration import ConfigurationError
 from qt_core.contract import RobotContract, require_same
 from qt_core.learning.checkpoint import Checkpoint, CheckpointError, load_checkpoint
-from qt_core.policies.policy import Policy
+from qt_core.policies.policy import Policy, robot_of
 
 # Kind of checkpoint to what runs it: called with the checkpoint and `compile`.
 POLICIES = {
@@ -54,6 +54,8 @@ def load_policy(
     module, name = POLICIES[loaded.model.policy].split('.')
     kind = getattr(import_module(f'qt_core.policies.{module}'), name)
     policy: Policy = kind(loaded, compile=compile, **_which(loaded, body, checkpoint))
+    if isinstance(body, RobotContract):
+        require_same(body, robot_of(policy), 'the one given', str(checkpoint))
     return policy
 
 
@@ -61,9 +63,7 @@ def _which(loaded: Checkpoint, body: str | RobotContract, name: str | Path) -> d
     bodies = getattr(loaded.model.config, 'bodies', ())
     if isinstance(body, RobotContract):
         fit = [each.name for each in bodies if each.embodiment.contract == body]
-        if not fit:
-            require_same(body, loaded.robot, 'the one given', str(name))
         return {'body': fit[0]} if fit else {}
     if body and not bodies:
-        raise ConfigurationError(f"body is {body!r}, expected '': {name} has one body")
+        raise ConfigurationError(f'body is {body!r}, expected none: {name} has only one')
     return {'body': body} if body else {}

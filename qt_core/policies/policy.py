@@ -168,7 +168,10 @@ def robot_of(policy: Policy) -> RobotContract:
         ConfigurationError: It was trained in an environment that is no robot.
     """
     if policy.contract is None:
-        raise ConfigurationError('the policy has no contract: it was trained for no robot')
+        raise ConfigurationError(
+            'the policy has no contract: it was trained for no robot, but for a task such as '
+            'gymnasium:ID (--task)'
+        )
     return policy.contract
 
 

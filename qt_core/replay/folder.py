@@ -106,8 +106,12 @@ class ReplayFolder:
 
     @property
     def successes(self) -> int:
-        """Number of episodes with a positive return."""
-        return sum(episode['return'] > 0 for episode in self.episodes)
+        """Number of episodes that are labelled so, or not labelled and of positive return."""
+        return sum(
+            episode['outcome'] == 'success'
+            or (episode['outcome'] == 'unlabeled' and episode['return'] > 0)
+            for episode in self.episodes
+        )
 
     def episode(self, number: int) -> ReplayEpisode:
         """Give one episode; its arrays are views, and its images are read when asked for."""

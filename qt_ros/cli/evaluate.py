@@ -27,7 +27,7 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         'evaluate',
         help='measure the success rate of a checkpoint in simulation',
-        description='Measure return and success rate of a checkpoint with 95%% intervals, in '
+        description='Measure return and success rate of a checkpoint with 95% intervals, in '
         'the embedded simulator, by default on layouts and wordings that no demonstration has, '
         'or in a Gymnasium environment.',
     )
@@ -76,7 +76,7 @@ def add_parser(subparsers: Any) -> None:
         help='return to ask for, in multiples of the best in the data; several give a table of '
         'what was achieved for each',
     )
-    parser.add_argument('--plot', type=Path, help='PNG of that table to write')
+    parser.add_argument('--plot', type=Path, help='PNG of a table of target returns to write')
     parser.set_defaults(run=run)
 
 

@@ -312,7 +312,7 @@ def test_a_model_that_does_not_fit_the_data_is_refused(folder, replay_path, tmp_
     told = dataclasses.replace(VECTOR, condition_on_text=True)
     with pytest.raises(ConfigurationError, match='without sentences'):
         make(untold, tmp_path / 'b', model=told)
-    with pytest.raises(ConfigurationError, match='1 folder for this policy'):
+    with pytest.raises(ConfigurationError, match="--replay is '2 folders', expected 1"):
         make_trainer(CONFIG, MODEL, [folder, folder], tmp_path / 'c', resume=False)
 
 

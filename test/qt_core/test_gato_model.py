@@ -244,27 +244,6 @@ def test_one_goes_on_from_a_cache_more_than_once(network):
 
 
 @torch.no_grad()
-def test_a_cache_forgets_its_oldest_tokens(network):
-    embedded = network.embed(draw())
-    _, cache = network.extend(embedded[:, :10], None)
-    kept = cache.newest(4)
-    assert (kept.length, cache.newest(99).length) == (4, 10)
-    hidden, longer = network.extend(embedded[:, 10:], kept)
-    assert longer.length == 8
-    # One block has read nothing from the forgotten tokens: to it, they never were.
-    single = make(depth=1)
-    _, cache = single.extend(embedded[:, :10], None)
-    recalled, _ = single.extend(embedded[:, 10:], cache.newest(4))
-    _, anew = single.extend(embedded[:, 6:10], None)
-    expected, _ = single.extend(embedded[:, 10:], anew)
-    torch.testing.assert_close(recalled, expected, atol=1e-5, rtol=1e-5)
-    # The second block's keys and values still know of them.
-    _, anew = network.extend(embedded[:, 6:10], None)
-    fresh, _ = network.extend(embedded[:, 10:], anew)
-    assert (hidden - fresh).abs().max() > 1e-4
-
-
-@torch.no_grad()
 def test_more_tokens_than_the_context_are_refused(network):
     with pytest.raises(ValueError, match='33 tokens, expected at most 32'):
         network(draw(length=33))
@@ -487,6 +466,16 @@ def test_every_weight_learns():
         assert weight.grad is not None, name  # as copies that meet in each step want
         unseen = name.startswith('embedding.images.1.')  # no such image in the batch
         assert weight.grad.any() != unseen, name
+
+
+def test_every_weight_has_a_gradient_where_there_is_no_image():
+    network = make(context=16).train()
+    sequence = draw()
+    blind = dataclasses.replace(
+        sequence, ids=sequence.ids.clamp(min=0), images=[], target=sequence.target
+    )
+    token_loss(network(blind), blind).backward()
+    assert all(weight.grad is not None for weight in network.parameters())
 
 
 def test_it_learns_what_follows():

@@ -8,15 +8,16 @@ import torch
 
 from qt_core.action_space import ActionSpace
 from qt_core.configuration import ConfigurationError
+from qt_core.contract import ContractError
 from qt_core.embodiment import Embodiment
-from qt_core.learning.checkpoint import Checkpoint
+from qt_core.learning.checkpoint import Checkpoint, save_checkpoint
 from qt_core.models.gato import Gato
 from qt_core.models.gato_configuration import Body, GatoConfig
 from qt_core.models.gato_prompts import Prompt
 from qt_core.models.gato_sequence import Steps, step_sequence
 from qt_core.models.gato_text import TextTokenizer
 from qt_core.observation import Observation
-from qt_core.policies import Choice
+from qt_core.policies import Choice, load_policy
 from qt_core.policies.gato import GatoPolicy
 from qt_core.spec import Camera, Spec
 
@@ -271,7 +272,7 @@ def test_a_policy_without_prompts_cannot_be_prompted(network):
     seen = make_observations(model.config.bodies[1], 3)
     model.prompts = (prompt_of(seen, [np.zeros(7, np.int64)] * 3),)
     policy = GatoPolicy(checkpoint_of(model), body='pole')
-    with pytest.raises(ConfigurationError, match='prompted is True, expected False: the check'):
+    with pytest.raises(ConfigurationError, match='no episode of pole in the checkpoint'):
         policy.choose(Choice(prompted=True))
     GatoPolicy(checkpoint_of(model)).check_choice(Choice(prompted=True))
 
@@ -438,3 +439,33 @@ def test_warming_up_is_forgotten(network):
     policy.warm_up()
     with pytest.raises(RuntimeError, match='call reset first'):
         policy.act(make_observations(policy.body, 1)[0])
+
+
+def test_what_is_remembered_keeps_no_graph(network):
+    model = network()
+    body = model.config.bodies[1]
+    model.prompts = (prompt_of(make_observations(body, 3), [[1] * body.num_actions] * 3),)
+    policy = GatoPolicy(checkpoint_of(model))
+    policy.choose(Choice(prompted=True))
+    policy.reset(RED)
+    assert not policy._memory.lead.requires_grad
+
+
+def test_however_cold_the_best_bin_is_drawn(network):
+    policy = GatoPolicy(checkpoint_of(network()))
+    policy.choose(Choice(temperature=1e-39))
+    assert policy._choose(torch.tensor([[1.0, 5.0, 9.0, 2.0]])).item() == 2
+
+
+def test_a_contract_chooses_its_body_and_no_other(network, tiny_contract, tmp_path):
+    model = network()
+    save_checkpoint(tmp_path / 'c', checkpoint_of(model))
+    assert load_policy(tmp_path / 'c', 'cpu', body=tiny_contract).contract == tiny_contract
+    other = dataclasses.replace(tiny_contract, rate=tiny_contract.rate * 2)
+    with pytest.raises(ContractError, match='rate'):
+        load_policy(tmp_path / 'c', 'cpu', body=other)
+    # Shapes are equal, so that such a checkpoint can be read; but the body has another contract.
+    edited = dataclasses.replace(checkpoint_of(model), contract=other)
+    save_checkpoint(tmp_path / 'd', edited)
+    with pytest.raises(ContractError, match='rate'):
+        load_policy(tmp_path / 'd', 'cpu', body=other)

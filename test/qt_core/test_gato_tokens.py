@@ -1,5 +1,6 @@
 # Copyright 2026 The qt_ros authors
 # SPDX-License-Identifier: Apache-2.0
+import json
 import math
 import subprocess
 import sys
@@ -84,6 +85,15 @@ def test_a_value_comes_back_to_within_half_a_bin(value, negative):
     value = torch.tensor(-value if negative else value)
     error = compress(decode_values(encode_values(value))) - compress(value)
     assert abs(error.item()) <= 1 / 1024 + 1e-6
+
+
+def test_values_that_are_in_range_already_have_uniform_bins():
+    bins = torch.arange(1024)
+    middle = (bins + 0.5) / 512 - 1
+    assert torch.equal(encode_values(middle, companded=False), bins)
+    torch.testing.assert_close(decode_values(bins, companded=False), middle)
+    ends = torch.tensor([-1.0, 1.0, -9.0, 9.0])
+    assert encode_values(ends, companded=False).tolist() == [0, 1023, 0, 1023]
 
 
 def test_a_value_that_is_no_number_is_refused():
@@ -261,6 +271,26 @@ def test_damage_is_one_line(content, tmp_path):
     path = tmp_path / 'tokenizer.json'
     if content is not None:
         path.write_text(content)
+    with pytest.raises(CheckpointError, match=r'tokenizer\.json') as error:
+        TextTokenizer.load(path, 400)
+    assert '\n' not in str(error.value)
+
+
+PANICS = {'type': 'Precompiled', 'precompiled_charsmap': 'AAAA'}
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        {'normalizer': PANICS},  # the library does not raise an Exception then
+        {'model': {'type': 'Unigram', 'unk_id': None, 'vocab': [['a', -1.0]]}},
+        {'model': {'type': 'WordLevel', 'vocab': {'a': 0}, 'unk_token': 'none'}},
+    ],
+)
+def test_a_tokenizer_that_cannot_spell_is_refused_when_it_is_read(change, tmp_path):
+    path = tmp_path / 'tokenizer.json'
+    TextTokenizer.train(['push it'], 280).save(path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(CheckpointError, match=r'tokenizer\.json') as error:
         TextTokenizer.load(path, 400)
     assert '\n' not in str(error.value)

@@ -15,6 +15,7 @@ from qt_core.learning.gato import GatoTrainConfig
 from qt_core.learning.run import load_run, make_trainer, parse_run
 from qt_core.models.gato_configuration import Body
 from qt_core.models.gato_sequence import steps_that_fit
+from qt_core.models.gato_text import TextTokenizer
 from qt_core.observation import Observation
 from qt_core.policies import Choice, load_policy
 from qt_core.policies.gato import GatoPolicy
@@ -164,12 +165,22 @@ def test_resumed_training_equals_uninterrupted_training(replay_path, passages, t
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_a_resumed_run_keeps_its_tokenizer(replay_path, passages, tmp_path):
-    changes = {'text': passages, 'num_train_steps': 2}
+def test_a_run_is_not_resumed_with_another_text(replay_path, passages, tmp_path):
+    changes = {'text': passages, 'num_train_steps': 1}
+    make_trainer(run_of(**changes), [replay_path], tmp_path / 'run').run()
+    with open(passages, 'a', encoding='utf-8') as file:
+        file.write('zebras and giraffes\n')
+    with pytest.raises(ConfigurationError, match=r"text \(digest\) is '.*', but the run in"):
+        make_trainer(run_of(**changes), [replay_path], tmp_path / 'run', resume=True)
+
+
+def test_a_resumed_run_keeps_its_tokenizer(replay_path, tmp_path):
+    path = tmp_path / 'tokenizer.json'
+    TextTokenizer.train(['touch the red block', 'a zebra'], 300).save(path)
+    changes = {'tokenizer': str(path), 'num_train_steps': 2}
     first = make_trainer(run_of(**changes), [replay_path], tmp_path / 'run')
     first.run()
-    with open(passages, 'a', encoding='utf-8') as file:
-        file.write('zebras and giraffes\n' * 9)
+    TextTokenizer.train(['zebras and giraffes'], 300).save(path)
     again = make_trainer(run_of(**changes), [replay_path], tmp_path / 'run', resume=True)
     for line in ('touch the red block', 'zebras'):
         ours, theirs = (each.network.tokenizer.encode(line) for each in (first, again))
@@ -351,6 +362,7 @@ def test_it_learns_what_can_be_known_and_no_more(tasks, tmp_path):
     run = run_of(
         {'context': 28, 'depth': 2},
         num_train_steps=170,
+        betas=(0.9, 0.999),  # few steps want a longer memory of squares
         batch_size=16,
         learning_rate=1e-2,
         warmup_steps=20,

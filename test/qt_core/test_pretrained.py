@@ -82,8 +82,12 @@ def test_damage_is_one_line(model, tmp_path):
     model.save_pretrained(folder)
     config = json.loads((folder / 'config.json').read_text())
     for change, message in (
+        ({'model': {**config['model'], 'decoder_depth': 0}}, 'damaged config.json'),
+        ({'model': {**config['model'], 'dim_head': 8}}, 'does not fit'),
         ({'model': {**config['model'], 'depth': 2}}, 'does not fit'),
         ({'model': None}, 'damaged config.json'),
+        # 200 GB, of which nothing may be allocated
+        ({'model': {**config['model'], 'dim': 8192, 'depth': 100}}, 'is of a network of'),
         ({'version': 1}, 'version 1, expected'),
         ({'policy': 'oracle'}, "unknown policy 'oracle'"),
     ):

@@ -484,6 +484,14 @@ def test_rewards_since_the_last_step_reach_the_policy_as_one(bench):
     assert received(acting) == [0.75, 0.0]
 
 
+def test_a_reward_is_for_what_was_done_before_the_sentence_changed(bench):
+    acting = bench().acting()
+    acting.controller.reward(1.0)
+    acting.controller.instruct('touch the blue block')
+    acting.step(100, acts=1)
+    assert [call for call, _ in acting.policy.calls[-3:]] == ['receive', 'reset', 'act']
+
+
 def test_rewards_of_a_past_that_is_forgotten_are_not_received(bench):
     acting = bench().acting()
     acting.controller.reward(1.0)

@@ -284,6 +284,11 @@ def test_what_the_documentation_shows_holds(tmp_path, monkeypatch):
         words = shlex.split(re.sub(r'--episodes \d+', '--episodes 2', command))
         words = words[words.index('qt-ros') + 1 :]
         assert main(words) == 0, command
+    for number, other in enumerate(by_kind['yaml'][1:]):
+        settings = yaml.safe_load(other) | {'num_train_steps': 2, 'batch_size': 4}
+        (tmp_path / 'other.yaml').write_text(yaml.safe_dump(settings))
+        words = ['--replay', 'out/cartpole/replay', '--out', f'out/other{number}']
+        assert main(['train', 'other.yaml', *words]) == 0, other
     assert ReplayFolder('out/car').spec.action_bins == 16
     found = {}
     exec(by_kind['python'][1], found)

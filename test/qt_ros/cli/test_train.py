@@ -59,3 +59,14 @@ def test_what_does_not_fit_is_one_line(line, message, tmp_path):
         load_run(path)
     assert message in str(error.value)
     assert '\n' not in str(error.value)
+
+
+def test_a_run_is_not_resumed_by_another_kind_of_policy(replay_path, tmp_path, capsys):
+    path, run = tmp_path / 'tiny.yaml', str(tmp_path / 'run')
+    path.write_text(TINY)
+    arguments = ['train', str(path), '--replay', str(replay_path), '--out', run]
+    assert main([*arguments, '--num-train-steps', '1']) == 0
+    path.write_text('policy: gato\nnum_train_steps: 2\n')
+    assert main([*arguments, '--resume']) == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said == f"qt-ros: policy is 'gato', expected 'q_transformer', as the run in {run}"
