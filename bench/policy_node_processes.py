@@ -284,7 +284,6 @@ def checkpoint(size: str, folder: Path) -> Path:
     network = NETWORKS['readme' if size == '224' else size]
     config = QTransformerConfig.from_options(network).fitted(Spec.of(contract))
     content = Checkpoint(
-        policy='q_transformer',
         model=QRoboticTransformer(config).eval(),
         contract=contract,
         sentences=(SENTENCE,),

@@ -28,8 +28,9 @@ from qt_core.models.transformer import KeyValue
 def grid_position(rows: int, columns: int, width: int) -> Tensor:
     """Give sines and cosines (rows, columns, width) of the place in a grid, both axes in 0..1."""
     frequencies = torch.pi * 2.0 ** torch.arange(width // 4).div(width // 4).mul(4)
-    vertical = torch.linspace(0, 1, rows)[:, None, None] * frequencies
-    horizontal = torch.linspace(0, 1, columns)[None, :, None] * frequencies
+    at = frequencies.device
+    vertical = torch.linspace(0, 1, rows, device=at)[:, None, None] * frequencies
+    horizontal = torch.linspace(0, 1, columns, device=at)[None, :, None] * frequencies
     parts = [
         wave(angles).expand(rows, columns, -1)
         for angles in (vertical, horizontal)

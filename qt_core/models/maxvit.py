@@ -373,7 +373,9 @@ def axial_rotary(window: int, width: int) -> tuple[Tensor, Tensor]:
 
     Rows turn the first half of the pairs, columns the second.
     """
-    frequencies = math.pi / 2 * torch.linspace(0.25, 1, width // 4)
+    # While transformers loads a model, and at times ever after, linspace has the CPU as its default.
+    device = torch.get_default_device()
+    frequencies = math.pi / 2 * torch.linspace(0.25, 1, width // 4, device=device)
     row, column = torch.meshgrid(torch.arange(window), torch.arange(window), indexing='ij')
     angles = torch.cat([p.reshape(-1, 1) * frequencies for p in (row, column)], dim=-1)
     return angles.cos(), angles.sin()

@@ -99,3 +99,14 @@ def test_damage_is_one_line(model, tmp_path):
     (folder / 'model.safetensors').write_bytes(b'\x80\x04K\x01.')  # a pickle
     with pytest.raises(CheckpointError, match='damaged or truncated'):
         QRoboticTransformer.from_pretrained(folder)
+
+
+def test_it_is_read_while_transformers_loads_a_model_elsewhere(model, tmp_path, monkeypatch):
+    linspace = torch.linspace
+
+    def as_transformers_has_it_meanwhile(*arguments, **options):
+        return linspace(*arguments, **{'device': 'cpu', **options})
+
+    model.save_pretrained(tmp_path / 'model')
+    monkeypatch.setattr(torch, 'linspace', as_transformers_has_it_meanwhile)
+    assert same(model, QRoboticTransformer.from_pretrained(tmp_path / 'model'))
