@@ -373,7 +373,7 @@ def axial_rotary(window: int, width: int) -> tuple[Tensor, Tensor]:
 
     Rows turn the first half of the pairs, columns the second.
     """
-    # While transformers loads a model, and at times ever after, linspace has the CPU as its default.
+    # While transformers loads a model, in whatever thread, linspace has the CPU as its default.
     device = torch.get_default_device()
     frequencies = math.pi / 2 * torch.linspace(0.25, 1, width // 4, device=device)
     row, column = torch.meshgrid(torch.arange(window), torch.arange(window), indexing='ij')
