@@ -301,18 +301,19 @@ def try_bounds(name: str, folder: Path) -> list[Run]:
     ]
 
 
-def train_bodies(data: dict[str, Path], text: str = '') -> list[Run]:
+def train_bodies(data: dict[str, Path], text: str, seed: int) -> list[Run]:
     """Train one network on what the experts of some bodies did, and try it with each.
 
     Args:
         data: Body to replay folder.
-        text: A text file to learn besides.
+        text: A text file to learn besides; empty for none.
+        seed: Of the weights and the order of the data.
     """
     start = time.monotonic()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix='sequence-checks-') as folder:
-        out = Path(folder)
-        trainer = make_trainer(parse_run({**GATO, 'text': text}), list(data.values()), out)
+        out, run = Path(folder), parse_run({**GATO, 'text': text, 'seed': seed})
+        trainer = make_trainer(run, list(data.values()), out)
         history = trainer.run()
         tried = {}
         for name in data:
@@ -326,7 +327,7 @@ def train_bodies(data: dict[str, Path], text: str = '') -> list[Run]:
             tried['text frequencies'] = (entropy(trainer.passages),)
     seconds = (time.monotonic() - start) / len(tried)
     return [
-        Run('gato', variant, 0, returns, seconds=seconds) for variant, returns in tried.items()
+        Run('gato', variant, seed, returns, seconds=seconds) for variant, returns in tried.items()
     ]
 
 

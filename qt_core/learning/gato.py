@@ -275,7 +275,7 @@ def make_trainer(
     if model.bodies:
         raise ConfigurationError('model.bodies comes from the data: leave it out')
     passages = _passages(config.text)
-    told = [text for folder in folders for text in folder.instructions]
+    told = [folder.instructions[e['instruction']] for folder in folders for e in folder.episodes]
     if resume:  # ids mean what they meant, whatever has become of the text
         recover_folder(out / 'last')
         tokenizer = TextTokenizer.load(out / 'last' / FILE, model.text_ids)

@@ -152,7 +152,7 @@ def test_recall_shows_the_cue_only_at_first(tasks):
 def test_recall_needs_more_context_than_the_broken_variants_have(bench, tasks):
     task, variants = tasks['recall'], bench.VARIANTS['recall']
     blind = task.length - task.shown  # steps, the last included, that show nothing
-    assert bench.NETWORK['context'] >= task.length
+    assert variants['long'].model['context'] >= task.length
     assert all(variants[name].model['context'] <= blind for name in ('middle', 'short'))
 
 
@@ -365,7 +365,7 @@ def test_a_small_gato_is_tried_with_each_body(bench, bodies, tmp_path, monkeypat
         few = dataclasses.replace(bodies[name], trials=1)
         monkeypatch.setitem(bodies, name, few)
         few.write(tmp_path / name, episodes=2)
-    found = bench.train_bodies({name: tmp_path / name for name in bodies}, str(bench.TEXT))
+    found = bench.train_bodies({name: tmp_path / name for name in bodies}, str(bench.TEXT), 0)
     named = {*(f'{name} together' for name in bodies), 'arm misled'}
     assert {run.variant for run in found} == named | {'text together', 'text frequencies'}
     frequencies = found[-1].returns[0]
