@@ -50,7 +50,7 @@ SEEDS, GATO_SEEDS, PROCESSES = 3, 2, 2
 CHECKS = (*TASKS, 'gato')
 EPISODES = 200  # that a variant is tried on
 SWEEP = tuple(n / 8 for n in range(9))  # of the best return
-SWEEP_EPISODES = 40  # for each
+SWEEP_EPISODES = 30  # for each
 
 NETWORK = {  # and a context of a whole episode, where a variant has no other
     'dim': 64,
@@ -66,7 +66,7 @@ LEARNING = {
     'warmup_steps': 50,
     'schedule': 'cosine',
 }
-STEPS = {'key-to-door': 1500, 'wages': 500, 'recall': 700}
+STEPS = {'key-to-door': 1300, 'wages': 400, 'recall': 600}
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,9 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument('--out', type=Path, default=ROOT / 'bench/results/sequence_checks.json')
     parser.add_argument('--only', nargs='+', choices=CHECKS, default=list(CHECKS))
-    parser.add_argument('--seeds', type=int, default=SEEDS, help=f'{SEEDS}; of gato at most {GATO_SEEDS}')
+    parser.add_argument(
+        '--seeds', type=int, default=SEEDS, help=f'{SEEDS}; of gato at most {GATO_SEEDS}'
+    )
     return parser.parse_args(given)
 
 

@@ -48,19 +48,20 @@ JOINTS = 4  # of the arm, those that matter: shoulder_pan to wrist_1
 FORCES = 11  # bins of the car's force
 DATA = 10**6  # seed of the first episode to learn from; those to be tried on begin with 0
 SLIPS = 0.1  # share of the data's actions that are random
-STEPS = 1000
+STEPS = 2400
+FEW = 300  # steps after which a network of its own does what the expert of a small body does
 GATO: dict[str, Any] = {
     'policy': 'gato',
-    'num_train_steps': STEPS,
-    'checkpoint_every': STEPS,
-    'batch_size': 64,
+    'batch_size': 32,
     'learning_rate': 2e-3,
     'warmup_steps': 50,
     'weight_decay': 0.01,
     'prompt_share': 0.0,
+    'text_batch': 2,
+    'text_weight': 0.05,
     'model': {
         'text_ids': 1024,
-        'context': 36,
+        'context': 26,  # one step of the arm, with its sentence
         'width': 96,
         'depth': 3,
         'heads': 4,
@@ -68,7 +69,7 @@ GATO: dict[str, Any] = {
         'ff_width': 384,
         'dropout': 0.0,
         'patch_size': 16,
-        'image_channels': 32,
+        'image_channels': 16,
         'sentence': 'window',
     },
 }
@@ -193,6 +194,7 @@ class Body:
         expert: Makes the expert of an environment.
         data: Episodes to learn from.
         trials: Episodes to be tried on.
+        steps: Gradient steps of a network of its own.
         called: What the network calls it; empty for the name of its replay folder.
     """
 
@@ -200,6 +202,7 @@ class Body:
     expert: Callable[[Any], Actor]
     data: int
     trials: int
+    steps: int
     called: str = ''
 
     def write(self, folder: Path, seed: int = 0, episodes: int | None = None) -> None:
@@ -274,13 +277,14 @@ def record(
 
 
 BODIES = {
-    'arm': Body(Row, Touching, 1200, 50, 'small_tabletop'),
-    'cartpole': Body(lambda: GymnasiumEnvironment('CartPole-v1'), Balancing, 100, 20),
+    'arm': Body(Row, Touching, 1200, 50, STEPS, 'small_tabletop'),
+    'cartpole': Body(lambda: GymnasiumEnvironment('CartPole-v1'), Balancing, 100, 10, FEW),
     'car': Body(
         lambda: GymnasiumEnvironment('MountainCarContinuous-v0', action_bins=FORCES),
         Climbing,
         200,
-        20,
+        10,
+        FEW,
     ),
 }
 
@@ -312,7 +316,9 @@ def train_bodies(data: dict[str, Path], text: str, seed: int) -> list[Run]:
     start = time.monotonic()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix='sequence-checks-') as folder:
-        out, run = Path(folder), parse_run({**GATO, 'text': text, 'seed': seed})
+        steps = max(BODIES[name].steps for name in data)
+        own = {'num_train_steps': steps, 'checkpoint_every': steps, 'text': text, 'seed': seed}
+        out, run = Path(folder), parse_run({**GATO, **own})
         trainer = make_trainer(run, list(data.values()), out)
         history = trainer.run()
         tried = {}

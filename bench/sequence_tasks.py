@@ -146,16 +146,16 @@ class KeyToDoor(SequenceTask):
     """Walk through three rooms; whoever took the key and reached the door earns 1, at the end.
 
     A room has 3 x 3 cells; it is entered at a random one and left when its time is over. The key
-    lies in the first room, the door is in the last, and there nothing tells whether the key was
-    taken (Mesnard et al. 2021, "Counterfactual Credit Assignment"; Chen et al. 2021, section 5.5).
-    The data are random walks.
+    lies in the middle of the first room, the door in that of the last, and there nothing tells
+    whether the key was taken (Mesnard et al. 2021, "Counterfactual Credit Assignment"; Chen et al.
+    2021, section 5.5). The data are random walks.
     """
 
     name = 'key-to-door'
     title = 'reward at the end for a key taken in the first of three rooms; random walks'
     side = 3
-    rooms = (6, 2, 6)  # steps in each
-    aims = (1, None, 7)  # cell of key and door
+    rooms = (5, 2, 5)  # steps in each
+    aims = (4, None, 4)  # cell of key and door
     length = sum(rooms)
     state_dim = 3 + side**2 + 1
     action_bins = 4

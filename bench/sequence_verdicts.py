@@ -20,7 +20,7 @@ from sequence_tasks import TASKS
 Z = 3.0  # standard errors that chance may move a mean: of 25 comparisons, one in fifteen runs
 # Of the best return. Chen et al. 2021, section 5.5, found 10% less at most for either.
 NEAR = 0.10
-LEAST = 0.80  # of the best return counts as learned; random walks have 0.12
+LEAST = 0.80  # of the best return counts as learned; random walks have 0.20
 RECALLED = 0.95  # a cue that is seen can always be recalled; the sampling costs a little
 ORDERED = 0.90  # least rank correlation of the asked and the achieved; 0 if they had no connection
 LOOSE = 0.50  # and what it stays below where the data's returns were shuffled

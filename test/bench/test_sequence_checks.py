@@ -14,7 +14,6 @@ from qt_core.replay import ReplayFolder
 from qt_core.replay.selection import best_episodes
 
 BENCH = Path(__file__).resolve().parents[2] / 'bench'
-DOWN = 1
 TASKS = ['key-to-door', 'wages', 'recall']
 
 
@@ -95,10 +94,15 @@ def test_data_are_a_function_of_the_seed(bench, name):
     assert one == again != other
 
 
+def around(task):
+    """A move that does not take the key."""
+    return next(a for a in range(4) if task.move(task.cell, a) != task.aim)
+
+
 def test_without_the_key_the_door_stays_shut(tasks):
     task = tasks['key-to-door']
     for seed in range(50):
-        total, states = play(task, seed, lambda t: t.solution() if t.room else DOWN)
+        total, states = play(task, seed, lambda t: t.solution() if t.room else around(t))
         assert not task.has_key
         assert total == 0
         assert states[-1, -1] == 0  # though the door was reached, and nothing shows the difference
@@ -260,7 +264,7 @@ def missed(verdicts, given):
 
 def test_a_table_without_faults_passes(verdicts):
     given = [
-        *runs(verdicts, 'key-to-door', asked=0.85, filtered=0.94, cloning=0.10, shuffled=0.18),
+        *runs(verdicts, 'key-to-door', asked=0.85, filtered=0.94, cloning=0.18, shuffled=0.23),
         *runs(verdicts, 'recall', long=0.97, middle=0.3, short=0.2),
         *swept(verdicts, 'asked', [0.1, 0.25, 0.5, 0.8, 0.95]),
         *swept(verdicts, 'shuffled', [0.5, 0.49, 0.5, 0.51, 0.5], spread=0.2),
@@ -274,7 +278,7 @@ def test_a_table_without_faults_passes(verdicts):
     [
         ('key-to-door', {'asked': 0.82, 'filtered': 0.94}, ['key-to-door, asked']),
         ('key-to-door', {'asked': 0.6, 'filtered': 0.6}, None),
-        ('key-to-door', {'cloning': 0.3}, ['key-to-door, cloning']),
+        ('key-to-door', {'cloning': 0.36}, ['key-to-door, cloning']),
         ('key-to-door', {'cloning': 0.0}, ['key-to-door, cloning']),
         ('key-to-door', {'shuffled': 0.4}, ['key-to-door, shuffled']),
         ('recall', {'long': 0.8}, ['recall, long']),
@@ -335,6 +339,18 @@ def test_rank_correlation(verdicts):
     assert verdicts.rank_correlation(np.arange(4.0), np.ones(4)) == 0
 
 
+def test_every_row_has_its_place_in_the_table(bench, verdicts):
+    given = [
+        *runs(verdicts, 'recall', long=0.97),
+        *swept(verdicts, 'asked', [0.1, 0.25, 0.5]),
+        *acted(verdicts, alone=8.0, together=7.3),
+    ]
+    rows = verdicts.judge(given)
+    shown = bench.table(rows)
+    assert shown.row_count == len(rows) == 9
+    assert {'asked, order', 'arm together'} <= set(shown.columns[1]._cells)
+
+
 @pytest.mark.parametrize(('mean', 'code'), [(0.97, 0), (0.5, 1)])
 def test_exit_code_and_results(bench, verdicts, tmp_path, monkeypatch, capsys, mean, code):
     monkeypatch.setattr(bench, 'run_all', lambda only, seeds: runs(verdicts, 'recall', long=mean))
@@ -359,10 +375,11 @@ def test_a_small_training_is_tried(bench, monkeypatch):
 def test_a_small_gato_is_tried_with_each_body(bench, bodies, tmp_path, monkeypatch):
     import sequence_gato
 
-    small = {'num_train_steps': 2, 'checkpoint_every': 2, 'batch_size': 4}
-    monkeypatch.setattr(sequence_gato, 'GATO', sequence_gato.GATO | small)
+    # Of two episodes the tokenizer learns no whole words: their sentences are longer.
+    longer = {'model': sequence_gato.GATO['model'] | {'context': 40}}
+    monkeypatch.setattr(sequence_gato, 'GATO', sequence_gato.GATO | {'batch_size': 4} | longer)
     for name in bodies:
-        few = dataclasses.replace(bodies[name], trials=1)
+        few = dataclasses.replace(bodies[name], trials=1, steps=2)
         monkeypatch.setitem(bodies, name, few)
         few.write(tmp_path / name, episodes=2)
     found = bench.train_bodies({name: tmp_path / name for name in bodies}, str(bench.TEXT), 0)
