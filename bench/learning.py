@@ -169,6 +169,8 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--processes', type=int, default=2, help='trainings side by side')
     folder = 'what is trained, and the results of a part; default: out/learning, or -quick'
     parser.add_argument('--out', type=Path, help=folder)
+    part = 'write docs/results.md of a part of the comparison, too'
+    parser.add_argument('--publish', action='store_true', help=part)
     options = parser.parse_args(given)
     options.tasks = options.tasks or list(QUICK if options.quick else TASKS)
     options.seeds = options.seeds or list((0,) if options.quick else SEEDS)
@@ -193,6 +195,26 @@ def whole(options: argparse.Namespace) -> bool:
     parts = (options.quick, options.minutes, options.episodes)
     everything = set(options.only) == set(LEARNERS) and set(options.tasks) == set(TASKS)
     return not any(parts) and everything and set(options.seeds) >= set(SEEDS)
+
+
+def part_of(options: argparse.Namespace) -> str:
+    """Give the command that does what `options` say, where they are not all there is."""
+    command = ['python bench/learning.py', *(['--quick'] if options.quick else [])]
+    for name, default in (
+        ('only', list(LEARNERS)),
+        ('tasks', list(QUICK if options.quick else TASKS)),
+        ('seeds', [0] if options.quick else list(SEEDS)),
+        ('minutes', None),
+        ('episodes', None),
+    ):
+        value = getattr(options, name)
+        if value != default:
+            values = value if isinstance(value, list) else [value]
+            command += [
+                f'--{name}',
+                *(f'{v:g}' if isinstance(v, float) else str(v) for v in values),
+            ]
+    return ' '.join(command)
 
 
 def publish(root: Path, content: dict[str, Any], found: Sequence[Row]) -> None:
@@ -221,6 +243,8 @@ def main(given: Sequence[str] | None = None) -> int:
         return 2
     found = rows(results)
     content = {
+        'part': '' if whole(options) else part_of(options),
+        'required': not options.quick,
         'machine': machine(options.processes),
         'seeds': options.seeds,
         'budgets': {job.task: dataclasses.asdict(job.budget) for job in jobs},
@@ -247,7 +271,8 @@ def main(given: Sequence[str] | None = None) -> int:
         console.print(f'error: {row}', highlight=False, soft_wrap=True)
     for row in content['missed']:
         console.print(f'missed: {row}', highlight=False, soft_wrap=True)
-    publish(ROOT if whole(options) else options.out / 'report', content, found)
+    public = options.publish or whole(options)
+    publish(ROOT if public else options.out / 'report', content, found)
     return 1 if content['missed'] or content['errors'] else 0
 
 

@@ -160,8 +160,8 @@ def page(content: Mapping[str, Any], found: Sequence[Row], picture: str) -> str:
         '',
         '<!-- Written by `python bench/learning.py`; do not edit. -->',
         '',
-        f'`python bench/learning.py` trained each learner with the seeds '
-        f'{", ".join(map(str, seeds))} on the same '
+        f'`{content["part"] or "python bench/learning.py"}` trained each learner with the '
+        f'{"seeds" if len(seeds) > 1 else "seed"} {", ".join(map(str, seeds))} on the same '
         'replay folders, each for the same core-minutes: the time that its gradient steps take '
         'with one thread and nothing else on the machine, probed before and turned into a number '
         'of steps. A seed decides the data, the first weights and the order of the samples. '
@@ -190,7 +190,6 @@ def page(content: Mapping[str, Any], found: Sequence[Row], picture: str) -> str:
             *(f'| {" | ".join(cells(row))} |' for row in group),
             '',
         ]
-    missed = [*content['missed'], *content['errors']]
     lines += [
         '## What this does not say',
         '',
@@ -207,11 +206,27 @@ def page(content: Mapping[str, Any], found: Sequence[Row], picture: str) -> str:
         '- Cloning on successes alone keeps every episode that earned a reward, not the best '
         'tenth: rewards here are success and nothing else.',
         '',
-        'Requirements of the run: '
-        + ('all met.' if not missed else 'missed:\n\n' + '\n'.join(f'- {row}' for row in missed)),
+        *verdict(content),
         '',
     ]
     return '\n'.join(lines)
+
+
+def verdict(content: Mapping[str, Any]) -> list[str]:
+    """Say what was part of the run, and what it missed."""
+    lines = []
+    if content['part']:
+        lines += [
+            'This was a part of the comparison. The whole of it, all tasks, three seeds and more '
+            'time for each training, is `python bench/learning.py`: about eleven hours on such a '
+            'machine, after which this page is written anew.',
+            '',
+        ]
+    missed = [*content['missed'], *content['errors']]
+    if missed:
+        return [*lines, 'Missed:', '', *(f'- {row}' for row in missed)]
+    nothing = 'Nothing was required of it.'
+    return [*lines, 'Requirements of the run: all met.' if content['required'] else nothing]
 
 
 def plot(found: Sequence[Row], path: Path) -> None:

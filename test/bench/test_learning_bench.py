@@ -377,7 +377,8 @@ def everything(bench, success):
         (('--seeds', '0', '1'), 90, 0, False),
         (('--only', 'gato'), 5, 1, False),
         (('--minutes', '3'), 90, 0, False),
-        (('--quick',), 5, 0, False),  # prints only
+        (('--quick',), 5, 0, False),  # nothing is required
+        (('--quick', '--seeds', '1', '--publish'), 5, 0, True),
     ],
 )
 def test_exit_code_and_where_results_are_written(
@@ -397,6 +398,12 @@ def test_exit_code_and_where_results_are_written(
     below = tmp_path / 'root' if whole else out / 'report'
     content = json.loads((below / 'bench/results/learning.json').read_text())
     assert bool(content['missed']) == bool(code)
+    told = ' '.join(word for word in given if word != '--publish')
+    assert content['part'] == (told and f'python bench/learning.py {told}')
+    text = (below / 'docs/results.md').read_text()
+    assert ('This was a part' in text) == bool(told)
+    assert ('Nothing was required' in text) == ('--quick' in given)
+    assert ('reach, gato: 5%' in text) == bool(code)
     if '--quick' in given:
         assert {row['task'] for row in content['rows']} == {'reach'}
         assert {row['learner'] for row in content['rows']} == set(bench.report.TITLES)
