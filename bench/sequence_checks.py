@@ -66,7 +66,7 @@ LEARNING = {
     'warmup_steps': 50,
     'schedule': 'cosine',
 }
-STEPS = {'key-to-door': 1300, 'wages': 400, 'recall': 600}
+STEPS = {'key-to-door': 1300, 'wages': 400, 'recall': 700}
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ VARIANTS = {
         'shuffled': Variant('asked, learned from shuffled returns', shuffled=True, asked=SWEEP),
     },
     'recall': {
-        'long': Variant('K = 20', model={'context': 20}),
+        'long': Variant('K = 20', model={'context': 20, 'max_ep_len': 20}),
         'middle': Variant('K = 5', model={'context': 5}),
         'short': Variant('K = 1', model={'context': 1}),
     },
@@ -141,8 +141,20 @@ def train(check: str, variant_name: str, seed: int) -> list[Run]:
     ]
 
 
+def submit(
+    pool: ProcessPoolExecutor, checks: Sequence[str], seeds: int
+) -> list[Future[list[Run]]]:
+    """Have all variants of some checks trained."""
+    return [
+        pool.submit(train, check, variant, seed)
+        for check in checks
+        for seed in range(seeds)
+        for variant in VARIANTS[check]
+    ]
+
+
 def run_all(checks: Sequence[str], seeds: int) -> list[Run]:
-    """Do all trainings, two at a time; the longest first, so that both end together."""
+    """Do all trainings, two at a time; short ones last, so that both processes end together."""
     os.environ['OMP_NUM_THREADS'] = '1'  # of the processes, before they load torch
     spawn = multiprocessing.get_context('spawn')
     runs: list[Run] = []
@@ -151,24 +163,21 @@ def run_all(checks: Sequence[str], seeds: int) -> list[Run]:
         ProcessPoolExecutor(PROCESSES, mp_context=spawn) as pool,
     ):
         jobs: list[Future[list[Run]]] = []
-        if 'gato' in checks:
-            data = {name: Path(folder, name) for name in BODIES}
-            jobs += [pool.submit(try_bounds, name, path) for name, path in data.items()]
-            for done in jobs:
-                done.result()
+        data = {name: Path(folder, name) for name in BODIES if 'gato' in checks}
+        written = [pool.submit(try_bounds, name, path) for name, path in data.items()]
+        short = [check for check in checks if check == 'recall']  # while the last data are written
+        rest = [check for check in checks if check in VARIANTS and check not in short]
+        jobs += written + submit(pool, short, seeds)
+        for done in written:
+            done.result()
+        if data:
             alone = [({name: path}, '') for name, path in data.items()]
             jobs += [
                 pool.submit(train_bodies, bodies, text, seed)
                 for bodies, text in ((data, str(TEXT)), *alone)
                 for seed in range(min(seeds, GATO_SEEDS))
             ]
-        jobs += [
-            pool.submit(train, check, variant, seed)
-            for check in checks
-            if check in VARIANTS
-            for seed in range(seeds)
-            for variant in VARIANTS[check]
-        ]
+        jobs += submit(pool, rest, seeds)
         for count, done in enumerate(as_completed(jobs), 1):
             runs += (found := done.result())
             seconds = sum(run.seconds for run in found)
@@ -221,7 +230,7 @@ def main(given: Sequence[str] | None = None) -> int:
     minutes = (time.monotonic() - start) / 60
     rows = judge(runs)
     missed = [f'{row.name}: {row.found}, required {row.required}' for row in rows if not row.met]
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(table(rows))
     for check in options.only:
         title = TASKS[check].title if check in TASKS else 'one network for all against one each'
