@@ -254,6 +254,24 @@ def test_text_is_trained_on_besides(replay_path, passages, tmp_path):
     torch.testing.assert_close(ours, theirs)
 
 
+def test_words_of_many_episodes_stay_whole_beside_text(tmp_path):
+    path, words = (
+        tmp_path / 'long.txt',
+        [f'{letter}bcdefg' for letter in 'hijklmnopqrstuvwxyz' * 2],
+    )
+    path.write_text('\n'.join(f'{word}s un{word}' for word in words))
+    random = np.random.default_rng(0)
+    with ReplayWriter(
+        tmp_path / 'told', POLE, lambda texts: np.zeros((len(texts), 1), np.float32)
+    ) as writer:
+        for _ in range(60):
+            state = random.uniform(-1, 1, (7, 2)).astype(np.float32)
+            writer.add(episode_of(state, (state[:-1, :1] > 0).astype(np.int64), 'go up'))
+    run = run_of(text=str(path))
+    trainer = make_trainer(run, [tmp_path / 'told'], tmp_path / 'run')
+    assert len(trainer.network.tokenizer.encode('go up')) == 2
+
+
 def test_text_longer_than_the_context_is_read_in_parts(replay_path, tmp_path):
     path = tmp_path / 'long.txt'
     path.write_text('red ' * 500)
