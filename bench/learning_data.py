@@ -280,8 +280,8 @@ TASKS: dict[str, Task] = {
     ),
 }
 # Of a quick run, in which the trainings of each process share the minutes: 7 each for six learners
-# and two processes. After those the Q-Transformer is no better than random (3 of 50): the shipped
-# one took 33. For two learners there are 21.
+# and two processes. Those are enough for a Decision Transformer and cloning, but neither for the
+# Q-Transformer (the shipped one took 33) nor for Gato. For two learners there are 21.
 QUICK = {'reach': Budget(data=1000, minutes=21, episodes=50)}
 
 
