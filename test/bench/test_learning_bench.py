@@ -175,7 +175,7 @@ def test_a_miniature_run(bench, done, capsys):
         line = next(x for x in page.splitlines() if f'| {bench.report.TITLES[learner]} |' in x)
         assert f'{row["successes"]}/8' in line
         assert f'{row["low"]:.2f} - {row["high"]:.2f}' in line
-    assert 'missed' in page
+    assert 'Missed:' in page
     picture = done.out / 'report/docs/images/results.png'
     assert picture.read_bytes().startswith(b'\x89PNG')
 

@@ -97,7 +97,7 @@ def test_starts_reports_readiness_and_one_ctrl_c_ends_all(up, tmp_path):
     graph.process.send_signal(signal.SIGINT)
     assert graph.finish() == 130
     assert not [name for name, pid in children.items() if alive(pid)]
-    assert not [line for line in graph.lines if 'Traceback' in line]
+    assert not [line for line in graph.lines if 'Traceback' in line], graph.lines
 
 
 def test_a_dead_child_is_reported_and_ends_the_others(up, tmp_path):
