@@ -49,7 +49,7 @@ FORCES = 11  # bins of the car's force
 DATA = 10**6  # seed of the first episode to learn from; those to be tried on begin with 0
 SLIPS = 0.1  # share of the data's actions that are random
 STEPS = 2000
-FEW = 300  # steps after which a network of its own does what the expert of a small body does
+FEW = 300  # steps after which a network of its own does nearly what a small body's expert does
 GATO: dict[str, Any] = {
     'policy': 'gato',
     'batch_size': 32,

@@ -119,6 +119,12 @@ class Found:
         seconds = mean(run.seconds for run in self.of(variant))
         return Row(f'{self.check}, {variant}', str(self.mean(variant)), required, met, seconds)
 
+    def at_chance(self, variants: Sequence[str], chance: float) -> list[Row]:
+        """Require of those variants that there are the mean of who knows nothing."""
+        required = f'chance, {chance:.3f}'
+        ours = [variant for variant in variants if variant in self]
+        return [self.row(v, required, self.mean(v).is_at(chance)) for v in ours]
+
 
 def judge(runs: Sequence[Run]) -> list[Row]:
     """Lay out all runs; a requirement needs the runs that it compares, and is else left out."""
@@ -141,11 +147,7 @@ def _judge_credit(found: Found) -> list[Row]:
     if 'filtered' in found:
         met = found.mean('filtered').value >= LEAST
         rows.append(found.row('filtered', f'≥ {LEAST:.2f}', met))
-    for variant in ('cloning', 'shuffled'):
-        if variant in found:
-            met = found.mean(variant).is_at(chance)
-            rows.append(found.row(variant, f'chance, {chance:.3f}', met))
-    return rows
+    return rows + found.at_chance(('cloning', 'shuffled'), chance)
 
 
 def _judge_sweep(found: Found) -> list[Row]:
@@ -186,11 +188,7 @@ def _judge_memory(found: Found) -> list[Row]:
     if 'long' in found:
         met = found.mean('long').value >= RECALLED
         rows.append(found.row('long', f'≥ {RECALLED:.2f}', met))
-    for variant in ('short', 'middle'):
-        if variant in found:
-            met = found.mean(variant).is_at(chance)
-            rows.append(found.row(variant, f'chance, {chance:.3f}', met))
-    return rows
+    return rows + found.at_chance(('short', 'middle'), chance)
 
 
 def _judge_bodies(found: Found) -> list[Row]:

@@ -275,13 +275,14 @@ def make_trainer(
     if model.bodies:
         raise ConfigurationError('model.bodies comes from the data: leave it out')
     passages = _passages(config.text)
-    told = [folder.instructions[e['instruction']] for folder in folders for e in folder.episodes]
     if resume:  # ids mean what they meant, whatever has become of the text
         recover_folder(out / 'last')
         tokenizer = TextTokenizer.load(out / 'last' / FILE, model.text_ids)
     elif config.tokenizer:
         tokenizer = TextTokenizer.load(Path(config.tokenizer), model.text_ids)
     else:
+        # A sentence counts once for each episode that says it, or text would crowd out its words.
+        told = [f.instructions[e['instruction']] for f in folders for e in f.episodes]
         tokenizer = TextTokenizer.train([*told, *passages], model.text_ids)
     return GatoTrainer(
         Gato(model.fitted(_bodies(folders)), tokenizer),

@@ -28,7 +28,7 @@ from qt_core.configuration import require
 from qt_core.models.transformer import Attention, KeyValue
 from qt_core.spec import MAX_SIZE
 
-TILES_IN_CACHE, FLOATS_IN_CACHE = 8, 1 << 15  # the larger of both
+TILES_IN_CACHE, FLOATS_IN_CACHE = 8, 1 << 15  # so many tiles, and more where they are small
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +213,7 @@ class AxisAttention(nn.Module):
         sizes = {'i': self.window, 'j': self.window}
         rows, columns = x.shape[1] // self.window, x.shape[2] // self.window
         tiles = rearrange(x, f'{self.map} -> (b x y) (i j) c', **sizes)
-        parts = len(tiles) // max(TILES_IN_CACHE, FLOATS_IN_CACHE // tiles[0].numel())
+        parts = len(tiles) // max(TILES_IN_CACHE, FLOATS_IN_CACHE // tiles.shape[1:].numel())
         if torch.is_grad_enabled() or x.device.type != 'cpu' or parts < 2:
             tiles = self._transform(tiles)
         else:  # a few tiles at a time stay in the processor's cache
