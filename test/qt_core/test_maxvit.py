@@ -17,6 +17,21 @@ from test.conftest import TINY_VIT
 ONE = MaxViTConfig(dim=16, depth=(1,), window_size=4, heads=2, dim_head=8, ff_mult=2, dropout=0.0)
 
 
+@pytest.mark.parametrize(('batch', 'parts'), [(63, 1), (64, 2), (200, 6)])
+def test_tiles_computed_a_few_at_a_time_are_those_computed_at_once(batch, parts, monkeypatch):
+    torch.manual_seed(0)
+    attention = MaxViT(ONE).blocks[0].block
+    x = torch.randn(batch, 8, 8, 16)  # 4 tiles each, of 256 numbers: 128 tiles at a time
+    once = attention(x).detach()
+    transform, counts = attention._transform, []
+    monkeypatch.setattr(
+        attention, '_transform', lambda few: counts.append(len(few)) or transform(few)
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(attention(x), once)
+    assert (len(counts), sum(counts)) == (parts, 4 * batch)
+
+
 def test_grid_attention_reaches_across_windows_and_block_attention_does_not():
     torch.manual_seed(0)
     block = MaxViT(ONE).blocks[0]
